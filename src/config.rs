@@ -1,0 +1,55 @@
+//! The whole configuration: the sum of what each room reads. Only the composition root sees it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::backplane::BackplaneConfig;
+use crate::doors::config::{AdminConfig, ApiKeyConfig, ProbeConfig, PublicConfig, ServiceConfig};
+use crate::fleet::DrainConfig;
+use crate::hub::{HeartbeatConfig, HubConfig, InboxConfig, Limits, Namespace};
+use crate::telemetry::LogConfig;
+use crate::tickets::TicketConfig;
+
+/// Everything a node reads at start.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Who this node is.
+    pub node: NodeConfig,
+    /// Where clients come in.
+    pub public: PublicConfig,
+    /// Where services come in.
+    pub service: ServiceConfig,
+    /// Where people and probes come in.
+    pub admin: AdminConfig,
+    /// Probes alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeConfig>,
+    /// What links nodes.
+    pub backplane: BackplaneConfig,
+    /// Who may call the service door.
+    pub api_keys: Vec<ApiKeyConfig>,
+    /// One-time tickets.
+    pub tickets: TicketConfig,
+    /// The users' inboxes.
+    pub inbox: InboxConfig,
+    /// Rules of channels.
+    pub namespaces: Vec<Namespace>,
+    /// How dead peers are found.
+    pub heartbeat: HeartbeatConfig,
+    /// How the node leaves.
+    pub drain: DrainConfig,
+    /// Every limit.
+    pub limits: Limits,
+    /// Shards and writes.
+    pub hub: HubConfig,
+    /// Logs.
+    pub log: LogConfig,
+}
+
+/// `[node]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeConfig {
+    /// Its name in the cluster; none = the host's name and four random characters.
+    pub id: Option<String>,
+}

@@ -1,0 +1,246 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ChannelName, units};
+
+/// `[hub]`: how the node is cut into shards and when it writes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HubConfig {
+    /// Shards, each a thread with its own connections; 0 = one per core. At most 128.
+    pub shards: usize,
+    /// How long a busy shard lets frames for one connection gather before it writes them at once. A quiet shard writes
+    /// at once, whatever this says. At most 100 ms.
+    #[serde(with = "units::duration")]
+    pub coalesce: Duration,
+    /// Commands that wait for one shard, at most; a full queue holds the publishers back.
+    pub queue: usize,
+}
+
+impl Default for HubConfig {
+    fn default() -> Self {
+        Self {
+            shards: 0,
+            coalesce: Duration::from_millis(4),
+            queue: 4096,
+        }
+    }
+}
+
+/// `[limits]`: every limit of a node. 0 = off, where a default is not derived.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Connections per node; 0 = by the descriptor limit.
+    pub connections: usize,
+    /// Connections per user.
+    pub connections_per_user: u32,
+    /// What happens beyond that.
+    pub user_limit: UserLimit,
+    /// Connections per IP address; 0 = off.
+    pub connections_per_ip: u32,
+    /// WebSocket handshakes a second, per node; 0 = off.
+    pub handshakes_per_second: u32,
+    /// How long a handshake may take, from the accepted TCP connection to the upgrade.
+    #[serde(with = "units::duration")]
+    pub handshake_timeout: Duration,
+    /// The most bytes of a request's line and headers. At least 8 KiB.
+    #[serde(with = "units::size")]
+    pub header_bytes: usize,
+    /// The most bytes of one message, from a client or a service.
+    #[serde(with = "units::size")]
+    pub message_bytes: usize,
+    /// The most fragments of one client message.
+    pub fragments: u32,
+    /// Subscriptions per session.
+    pub subscriptions: usize,
+    /// Bytes that may wait for one session.
+    #[serde(with = "units::size")]
+    pub outbox_bytes: usize,
+    /// Bytes that may wait for all sessions of the node; 0B = a quarter of its memory.
+    #[serde(with = "units::size")]
+    pub node_outbox_bytes: usize,
+    /// Frames a second from one client, with a burst of as many; 0 = off.
+    pub client_frames_per_second: u32,
+    /// Bad frames from one client before it is closed with 4500.
+    pub max_client_errors: u32,
+    /// Users of one broadcast.
+    pub broadcast_users: usize,
+}
+
+/// What happens to a connection beyond `connections_per_user`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserLimit {
+    /// The user's oldest connection is closed with 4502.
+    Replace,
+    /// The new one is refused with 4503.
+    Refuse,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 0,
+            connections_per_user: 100,
+            user_limit: UserLimit::Replace,
+            connections_per_ip: 0,
+            handshakes_per_second: 5_000,
+            handshake_timeout: Duration::from_secs(10),
+            header_bytes: 16 << 10,
+            message_bytes: 64 << 10,
+            fragments: 64,
+            subscriptions: 100,
+            outbox_bytes: 1 << 20,
+            node_outbox_bytes: 0,
+            client_frames_per_second: 100,
+            max_client_errors: 10,
+            broadcast_users: 10_000,
+        }
+    }
+}
+
+/// `[heartbeat]`: how a dead peer is found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeartbeatConfig {
+    /// Silence in either direction before a ping, jittered downwards by up to a fifth; `"0s"` = off.
+    #[serde(with = "units::duration")]
+    pub interval: Duration,
+    /// Silence after a ping before the connection is closed with 4003.
+    #[serde(with = "units::duration")]
+    pub pong_timeout: Duration,
+}
+
+impl Default for HeartbeatConfig {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(25),
+            pong_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// `[inbox]`: what is kept of a user's messages. Nothing is kept yet; `max_messages = 0` already refuses KEPT.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InboxConfig {
+    /// Messages kept per user; 0 = no inbox.
+    pub max_messages: u32,
+    /// How long a message is kept.
+    #[serde(with = "units::duration")]
+    pub max_age: Duration,
+    /// Bytes kept per user.
+    #[serde(with = "units::size")]
+    pub max_bytes: usize,
+}
+
+impl Default for InboxConfig {
+    fn default() -> Self {
+        Self {
+            max_messages: 100,
+            max_age: Duration::from_secs(24 * 60 * 60),
+            max_bytes: 256 << 10,
+        }
+    }
+}
+
+/// One of `[[namespaces]]`: the rules of the channels whose name is, or begins up to the first `:` with, its name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Namespace {
+    /// The part of a channel's name before the first `:`.
+    pub name: ChannelName,
+    /// Who may subscribe.
+    #[serde(default)]
+    pub subscribe: SubscribeRule,
+    /// Which clients may publish.
+    #[serde(default)]
+    pub publish: PublishRule,
+    /// Messages kept per channel; 0 = not kept.
+    #[serde(default)]
+    pub max_messages: u32,
+}
+
+/// Who may subscribe to the channels of a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SubscribeRule {
+    /// Every session.
+    Any,
+    /// Sessions whose ticket named the channel, and those that a service subscribed.
+    #[default]
+    Ticket,
+    /// No session.
+    Nobody,
+}
+
+/// Which clients may publish to the channels of a namespace. Services always may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PublishRule {
+    /// Every session.
+    Any,
+    /// Sessions that subscribe to the channel.
+    Subscriber,
+    /// No client.
+    #[default]
+    Nobody,
+}
+
+/// The rules of all namespaces, by name.
+#[derive(Debug, Clone)]
+pub struct Namespaces {
+    listed: std::collections::HashMap<Box<str>, Rules>,
+    unlisted: Rules,
+}
+
+/// The rules of one namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Who may subscribe.
+    pub subscribe: SubscribeRule,
+    /// Which clients may publish.
+    pub publish: PublishRule,
+    /// Whether its channels are kept.
+    pub kept: bool,
+}
+
+impl Namespaces {
+    /// From the configuration. An unlisted namespace is `ticket`, `nobody` and not kept; with `open` (in dev) it is
+    /// `any` and `any`.
+    pub fn new(listed: &[Namespace], open: bool) -> Self {
+        let rules = |n: &Namespace| Rules {
+            subscribe: n.subscribe,
+            publish: n.publish,
+            kept: n.max_messages > 0,
+        };
+        Self {
+            listed: listed
+                .iter()
+                .map(|n| (n.name.as_str().into(), rules(n)))
+                .collect(),
+            unlisted: if open {
+                Rules {
+                    subscribe: SubscribeRule::Any,
+                    publish: PublishRule::Any,
+                    kept: false,
+                }
+            } else {
+                Rules {
+                    subscribe: SubscribeRule::Ticket,
+                    publish: PublishRule::Nobody,
+                    kept: false,
+                }
+            },
+        }
+    }
+
+    /// The rules of a channel.
+    pub fn of(&self, channel: &ChannelName) -> Rules {
+        self.listed
+            .get(channel.namespace())
+            .copied()
+            .unwrap_or(self.unlisted)
+    }
+}

@@ -1,0 +1,88 @@
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Address, MessageId, UserId};
+
+/// What a message carries: the *data* of the client wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Text: a JSON string on the wire, as it is in `format=raw`.
+    Text(Arc<str>),
+    /// JSON text, checked: byte for byte on the wire.
+    Json(Arc<str>),
+    /// Bytes: base64 on the wire, a binary frame in `format=raw`.
+    Binary(Bytes),
+}
+
+/// Why a text is not a JSON body.
+#[derive(Debug)]
+pub struct BodyError(serde_json::Error);
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "is not valid JSON: {}", self.0)
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+impl Body {
+    /// A JSON body.
+    ///
+    /// # Errors
+    /// The text is not one JSON value.
+    pub fn json(text: &str) -> Result<Self, BodyError> {
+        serde_json::from_str::<&serde_json::value::RawValue>(text)
+            .map(|raw| Self::Json(raw.get().into()))
+            .map_err(BodyError)
+    }
+
+    /// Its size in bytes, before any encoding.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::Json(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Whether a message is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Class {
+    /// KEPT where the address keeps, else live only.
+    #[default]
+    Unset,
+    /// Stored in the stream of its address.
+    Kept,
+    /// Live only.
+    Volatile,
+}
+
+/// Whom a message is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// One address.
+    One(Address),
+    /// Many users, with one body.
+    Users(Arc<[UserId]>),
+}
+
+/// One thing to deliver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Its id.
+    pub id: MessageId,
+    /// Whom it is for.
+    pub target: Target,
+    /// What it carries.
+    pub body: Body,
+    /// When it was accepted, Unix milliseconds.
+    pub time: u64,
+}
