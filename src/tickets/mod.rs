@@ -68,22 +68,22 @@ impl TicketConfig {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
 
     /// Time that passes only when the test says so.
     #[derive(Clone, Default)]
-    pub(super) struct ManualClock(Arc<AtomicU64>);
+    pub(crate) struct ManualClock(Arc<AtomicU64>);
 
     impl ManualClock {
-        pub(super) fn advance(&self, by: Duration) {
+        pub(crate) fn advance(&self, by: Duration) {
             let millis = u64::try_from(by.as_millis()).expect("a short time");
             self.0.fetch_add(millis, Ordering::SeqCst);
         }
 
-        pub(super) fn clock(&self) -> Clock {
+        pub(crate) fn clock(&self) -> Clock {
             let (start, passed) = (Instant::now(), self.0.clone());
             Arc::new(move || start + Duration::from_millis(passed.load(Ordering::SeqCst)))
         }

@@ -9,6 +9,8 @@ use crate::model::{Secret, units};
 const LEEWAY_MAX: Duration = Duration::from_secs(300);
 /// The least `jwks_min_refresh`, so that forged tokens cannot turn this node against the one that serves the keys.
 const MIN_REFRESH_LEAST: Duration = Duration::from_secs(1);
+/// The most `jwks_refresh`: so long may a key that was taken away still be good.
+const REFRESH_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The least bytes of an HS256 secret: as many as its hash has (RFC 7518 section 3.2).
 pub(super) const SECRET_MIN_BYTES: usize = 32;
 
@@ -111,16 +113,66 @@ impl JwtAlgorithm {
 
 /// Where the keys come from.
 pub(super) enum Source<'a> {
-    Key(&'a Secret),
-    PublicKey(&'a str, JwtAlgorithm),
-    KeyFile(&'a Path, JwtAlgorithm),
+    Fixed(FixedKey<'a>, JwtAlgorithm),
     JwksFile(&'a Path),
     JwksUrl(&'a str),
 }
 
+/// A key that is written, or in a file, and lasts as long as the process.
+pub(super) enum FixedKey<'a> {
+    Secret(&'a Secret),
+    Pem(&'a str),
+    File(&'a Path),
+}
+
 impl JwtConfig {
-    /// Checks what the types do not, and says where the keys come from.
-    pub(super) fn check(&self) -> Result<Source<'_>, String> {
+    /// Checks what the types do not. [`JwtVerifier::new`](super::JwtVerifier::new) does so too, and reads the keys.
+    ///
+    /// # Errors
+    /// A sentence with the key and the fix.
+    pub fn check(&self) -> Result<(), String> {
+        self.source().map(|_| ())
+    }
+
+    /// The same, and where the keys come from.
+    pub(super) fn source(&self) -> Result<Source<'_>, String> {
+        self.check_claims()?;
+        self.check_times()?;
+        let fixed = [
+            self.key.as_ref().map(FixedKey::Secret),
+            self.public_key.as_deref().map(FixedKey::Pem),
+            self.key_file.as_deref().map(FixedKey::File),
+        ];
+        let jwks = [
+            self.jwks_file.as_deref().map(Source::JwksFile),
+            self.jwks_url.as_deref().map(Source::JwksUrl),
+        ];
+        let one_of = "one of key, public_key, key_file, jwks_file and jwks_url";
+        if fixed.iter().flatten().count() + jwks.iter().flatten().count() > 1 {
+            return Err(format!("[jwt] has several sources of keys; keep {one_of}"));
+        }
+        if let Some(source) = jwks.into_iter().flatten().next() {
+            return Ok(source);
+        }
+        let key = fixed.into_iter().flatten().next();
+        let key = key.ok_or_else(|| format!("[jwt] has no keys; write {one_of}"))?;
+        let algorithm = self.algorithm.ok_or(
+            "[jwt] algorithm is missing; write the one that the key is for: \"HS256\", \"RS256\", \"ES256\" or \"EdDSA\"",
+        )?;
+        match (&key, algorithm) {
+            (FixedKey::Pem(_), JwtAlgorithm::Hs256) => Err(
+                "[jwt] public_key cannot be used with HS256, whose key is a secret; use key".into(),
+            ),
+            (FixedKey::Secret(_), JwtAlgorithm::Hs256)
+            | (FixedKey::Pem(_) | FixedKey::File(_), _) => Ok(Source::Fixed(key, algorithm)),
+            (FixedKey::Secret(_), other) => Err(format!(
+                "[jwt] key is an HS256 secret and algorithm is {}; use public_key",
+                other.name()
+            )),
+        }
+    }
+
+    fn check_claims(&self) -> Result<(), String> {
         if self.audience.is_empty() {
             return Err(
                 "[jwt] audience is missing; write the value that `aud` must hold, as in audience = \"tidings\"".into(),
@@ -132,58 +184,21 @@ impl JwtConfig {
         if self.issuer.as_deref() == Some("") {
             return Err("[jwt] issuer must not be empty; leave it out to accept any".into());
         }
+        Ok(())
+    }
+
+    fn check_times(&self) -> Result<(), String> {
         if self.leeway > LEEWAY_MAX {
             return Err("[jwt] leeway must be at most \"5m\"".into());
         }
         if self.jwks_min_refresh < MIN_REFRESH_LEAST {
             return Err("[jwt] jwks_min_refresh must be at least \"1s\"".into());
         }
-        if self.jwks_refresh < self.jwks_min_refresh {
-            return Err("[jwt] jwks_refresh must be at least jwks_min_refresh".into());
-        }
-        self.source()
-    }
-
-    fn source(&self) -> Result<Source<'_>, String> {
-        let written = [
-            self.key.is_some(),
-            self.public_key.is_some(),
-            self.key_file.is_some(),
-            self.jwks_file.is_some(),
-            self.jwks_url.is_some(),
-        ];
-        if written.into_iter().filter(|&is| is).count() > 1 {
+        if self.jwks_refresh < self.jwks_min_refresh || self.jwks_refresh > REFRESH_MAX {
             return Err(
-                "[jwt] has several sources of keys; keep one of key, public_key, key_file, jwks_file and jwks_url".into(),
+                "[jwt] jwks_refresh must be at least jwks_min_refresh and at most \"24h\"".into(),
             );
         }
-        if let Some(path) = &self.jwks_file {
-            return Ok(Source::JwksFile(path));
-        }
-        if let Some(url) = &self.jwks_url {
-            return Ok(Source::JwksUrl(url));
-        }
-        if !written.contains(&true) {
-            return Err(
-                "[jwt] has no keys; write one of key, public_key, key_file, jwks_file and jwks_url"
-                    .into(),
-            );
-        }
-        let algorithm = self.algorithm.ok_or(
-            "[jwt] algorithm is missing; write the one that the key is for: \"HS256\", \"RS256\", \"ES256\" or \"EdDSA\"",
-        )?;
-        match (&self.key, &self.public_key, &self.key_file) {
-            (Some(key), _, _) if algorithm == JwtAlgorithm::Hs256 => Ok(Source::Key(key)),
-            (Some(_), _, _) => Err(format!(
-                "[jwt] key is an HS256 secret and algorithm is {}; use public_key",
-                algorithm.name()
-            )),
-            (_, Some(_), _) if algorithm == JwtAlgorithm::Hs256 => Err(
-                "[jwt] public_key cannot be used with HS256, whose key is a secret; use key".into(),
-            ),
-            (_, Some(pem), _) => Ok(Source::PublicKey(pem, algorithm)),
-            (_, _, Some(path)) => Ok(Source::KeyFile(path, algorithm)),
-            (None, None, None) => unreachable!("one source is written"),
-        }
+        Ok(())
     }
 }

@@ -130,6 +130,14 @@ impl Jwks {
     }
 }
 
+#[cfg(test)]
+impl Jwks {
+    /// Shows whether anything still holds the cache.
+    pub(super) fn watch(&self) -> std::sync::Weak<impl Sized + use<>> {
+        Arc::downgrade(&self.shared)
+    }
+}
+
 impl Drop for Jwks {
     fn drop(&mut self) {
         if let Some(flight) = self.shared.lock().flight.take() {

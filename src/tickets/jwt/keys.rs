@@ -1,4 +1,3 @@
-use std::fmt;
 use std::path::Path;
 
 use aws_lc_rs::signature::{self, ParsedPublicKey, RsaPublicKeyComponents};
@@ -11,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use super::config::SECRET_MIN_BYTES;
+use super::config::{FixedKey, SECRET_MIN_BYTES};
 use super::{JwtAlgorithm, JwtRefusal};
 
 /// The most bytes of a token. A door's limit on headers is the same by default.
@@ -36,15 +35,15 @@ impl Header {
             kid: Option<String>,
             crit: Option<IgnoredAny>,
         }
+        if token.len() > TOKEN_MAX_BYTES {
+            return Err(JwtRefusal::Malformed);
+        }
         let mut parts = token.split('.');
         let (Some(header), Some(_), Some(_), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(JwtRefusal::Malformed);
         };
-        if token.len() > TOKEN_MAX_BYTES {
-            return Err(JwtRefusal::Malformed);
-        }
         let json = URL_SAFE_NO_PAD.decode(header);
         let written: Written = json
             .ok()
@@ -84,61 +83,18 @@ pub(super) enum NotOpened {
     Refused(JwtRefusal),
 }
 
-/// Why a text is not a key: the end of a sentence that begins with where it is from.
-#[derive(Debug)]
-pub(super) struct BadKey(String);
-
-impl fmt::Display for BadKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 impl Keys {
-    /// The HS256 secret of the configuration.
-    pub(super) fn secret(secret: &[u8]) -> Result<Self, String> {
-        let decoding = DecodingKey::from_secret(secret);
-        Key::checked(None, JwtAlgorithm::Hs256, decoding)
-            .map(Self::One)
-            .map_err(|e| format!("[jwt] key {e}"))
-    }
-
-    /// A public key as PEM.
-    pub(super) fn pem(pem: &[u8], algorithm: JwtAlgorithm) -> Result<Self, BadKey> {
-        let is_private = String::from_utf8_lossy(pem).contains("PRIVATE KEY-----");
-        if is_private {
-            return Err(BadKey(
-                "is a private key; keep that where tokens are signed, and write the public key here"
-                    .into(),
-            ));
-        }
-        let decoding = match algorithm {
-            JwtAlgorithm::Hs256 => Ok(DecodingKey::from_secret(pem)),
-            JwtAlgorithm::Rs256 => DecodingKey::from_rsa_pem(pem).and_then(|der| {
-                // By its modulus, like the keys of a set, so that its size is checked.
-                DecodingKey::from_jwk(&Jwk::from_decoding_key(&der, Some(Algorithm::RS256))?)
-            }),
-            JwtAlgorithm::Es256 => DecodingKey::from_ec_pem(pem),
-            JwtAlgorithm::EdDsa => DecodingKey::from_ed_pem(pem),
+    /// The one key of the configuration.
+    pub(super) fn fixed(key: &FixedKey<'_>, algorithm: JwtAlgorithm) -> Result<Self, String> {
+        let (from, key) = match key {
+            FixedKey::Secret(secret) => ("key".into(), Key::secret(secret.expose().as_bytes())),
+            FixedKey::Pem(pem) => ("public_key".into(), Key::pem(pem.as_bytes(), algorithm)),
+            FixedKey::File(path) => (
+                format!("key_file {}", path.display()),
+                Key::file(path, algorithm),
+            ),
         };
-        let decoding = decoding.map_err(|_| unfit(algorithm))?;
-        Ok(Self::One(Key::checked(None, algorithm, decoding)?))
-    }
-
-    /// A file with a public key as PEM, or with an HS256 secret; one line break at its end is not part of it.
-    pub(super) fn file(path: &Path, algorithm: JwtAlgorithm) -> Result<Self, String> {
-        let shown = path.display();
-        let bytes = std::fs::read(path)
-            .map_err(|e| format!("[jwt] key_file {shown} cannot be read: {e}"))?;
-        let keys = match algorithm {
-            JwtAlgorithm::Hs256 => {
-                let secret = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-                let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
-                Key::checked(None, algorithm, DecodingKey::from_secret(secret)).map(Self::One)
-            }
-            _ => Self::pem(&bytes, algorithm),
-        };
-        keys.map_err(|e| format!("[jwt] key_file {shown} {e}"))
+        key.map(Self::One).map_err(|e| format!("[jwt] {from} {e}"))
     }
 
     /// The keys of a JWKS (RFC 7517) that are for signatures and of an algorithm that we know; the others are left out,
@@ -245,10 +201,55 @@ impl Key {
             })
     }
 
+    /// An HS256 secret.
+    fn secret(secret: &[u8]) -> Result<Self, String> {
+        Self::checked(None, JwtAlgorithm::Hs256, DecodingKey::from_secret(secret))
+    }
+
+    /// A public key as PEM.
+    fn pem(pem: &[u8], algorithm: JwtAlgorithm) -> Result<Self, String> {
+        if String::from_utf8_lossy(pem).contains("PRIVATE KEY-----") {
+            return Err(
+                "is a private key; keep that where tokens are signed, and write the public key here"
+                    .into(),
+            );
+        }
+        let decoding = match algorithm {
+            // A PEM is public: as a secret it would let anybody sign.
+            JwtAlgorithm::Hs256 => return Err(unfit(algorithm)),
+            JwtAlgorithm::Rs256 => DecodingKey::from_rsa_pem(pem).and_then(|der| {
+                // By its modulus, like the keys of a set, so that its size is checked.
+                DecodingKey::from_jwk(&Jwk::from_decoding_key(&der, Some(Algorithm::RS256))?)
+            }),
+            JwtAlgorithm::Es256 => DecodingKey::from_ec_pem(pem),
+            JwtAlgorithm::EdDsa => DecodingKey::from_ed_pem(pem),
+        };
+        Self::checked(None, algorithm, decoding.map_err(|_| unfit(algorithm))?)
+    }
+
+    /// A file with a public key as PEM, or with an HS256 secret; one line break at its end is not part of it.
+    fn file(path: &Path, algorithm: JwtAlgorithm) -> Result<Self, String> {
+        let bytes = std::fs::read(path).map_err(|e| format!("cannot be read: {e}"))?;
+        if algorithm != JwtAlgorithm::Hs256 {
+            return Self::pem(&bytes, algorithm);
+        }
+        if bytes.starts_with(b"-----BEGIN") {
+            return Err(unfit(algorithm));
+        }
+        let secret = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        Self::secret(secret.strip_suffix(b"\r").unwrap_or(secret))
+    }
+
     fn from_jwk(jwk: &Jwk) -> Option<Self> {
         let common = &jwk.common;
-        let is_for_signatures = !matches!(&common.public_key_use, Some(u) if *u != PublicKeyUse::Signature)
-            && !matches!(&common.key_operations, Some(ops) if !ops.contains(&KeyOperations::Verify));
+        let is_for_signatures = common
+            .public_key_use
+            .as_ref()
+            .is_none_or(|is| *is == PublicKeyUse::Signature)
+            && common
+                .key_operations
+                .as_ref()
+                .is_none_or(|ops| ops.contains(&KeyOperations::Verify));
         if !is_for_signatures {
             return None;
         }
@@ -277,24 +278,22 @@ impl Key {
         kid: Option<String>,
         algorithm: JwtAlgorithm,
         decoding: DecodingKey,
-    ) -> Result<Self, BadKey> {
+    ) -> Result<Self, String> {
         let is_fit = match (algorithm, decoding.kind()) {
             (JwtAlgorithm::Hs256, DecodingKeyKind::SecretOrDer(secret)) => {
                 if secret.len() < SECRET_MIN_BYTES {
-                    return Err(BadKey(format!(
+                    return Err(format!(
                         "must be at least {SECRET_MIN_BYTES} bytes for HS256"
-                    )));
+                    ));
                 }
                 true
             }
             (JwtAlgorithm::Rs256, DecodingKeyKind::RsaModulusExponent { n, e }) => {
                 let length = n.iter().skip_while(|&&byte| byte == 0).count();
-                if !RSA_MODULUS_BYTES.contains(&length) {
-                    return Err(BadKey("must have 2048 to 8192 bits for RS256".into()));
-                }
-                RsaPublicKeyComponents { n, e }
-                    .to_parsed_public_key(&signature::RSA_PKCS1_2048_8192_SHA256)
-                    .is_ok()
+                RSA_MODULUS_BYTES.contains(&length)
+                    && RsaPublicKeyComponents { n, e }
+                        .to_parsed_public_key(&signature::RSA_PKCS1_2048_8192_SHA256)
+                        .is_ok()
             }
             (JwtAlgorithm::Es256, DecodingKeyKind::SecretOrDer(point)) => {
                 ParsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point).is_ok()
@@ -316,12 +315,14 @@ impl Key {
     }
 }
 
-fn unfit(algorithm: JwtAlgorithm) -> BadKey {
+fn unfit(algorithm: JwtAlgorithm) -> String {
     let what = match algorithm {
-        JwtAlgorithm::Hs256 => "a secret",
-        JwtAlgorithm::Rs256 => "an RSA public key as PEM (\"-----BEGIN PUBLIC KEY-----\")",
+        JwtAlgorithm::Hs256 => "a secret that only the signer knows, never a public key",
+        JwtAlgorithm::Rs256 => {
+            "an RSA public key of 2048 to 8192 bits as PEM (\"-----BEGIN PUBLIC KEY-----\")"
+        }
         JwtAlgorithm::Es256 => "a P-256 public key as PEM (\"-----BEGIN PUBLIC KEY-----\")",
         JwtAlgorithm::EdDsa => "an Ed25519 public key as PEM (\"-----BEGIN PUBLIC KEY-----\")",
     };
-    BadKey(format!("is not what {} needs: {what}", algorithm.name()))
+    format!("is not what {} needs: {what}", algorithm.name())
 }

@@ -116,13 +116,8 @@ impl JwtVerifier {
     }
 
     fn with_clock(config: &JwtConfig, clock: Clock) -> Result<Self, String> {
-        let keys = match config.check()? {
-            Source::Key(secret) => KeySource::Fixed(Keys::secret(secret.expose().as_bytes())?),
-            Source::PublicKey(pem, algorithm) => {
-                let keys = Keys::pem(pem.as_bytes(), algorithm);
-                KeySource::Fixed(keys.map_err(|e| format!("[jwt] public_key {e}"))?)
-            }
-            Source::KeyFile(path, algorithm) => KeySource::Fixed(Keys::file(path, algorithm)?),
+        let keys = match config.source()? {
+            Source::Fixed(key, algorithm) => KeySource::Fixed(Keys::fixed(&key, algorithm)?),
             Source::JwksFile(path) => KeySource::Jwks(Jwks::file(path, config, clock)?),
             Source::JwksUrl(url) => KeySource::Jwks(Jwks::url(url, config, clock)?),
         };
