@@ -1,110 +1,18 @@
-use std::net::SocketAddr;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
 use serde_json::json;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use super::super::fetch::Fetch;
+use super::server::Server;
 use super::*;
 use crate::tickets::tests::ManualClock;
 
-/// What the server has seen and what it says; it outlives a server that is stopped.
-struct Served {
-    body: Mutex<String>,
-    status: AtomicU16,
-    requests: AtomicUsize,
-    open: watch::Sender<bool>,
-}
-
-/// An auth service that serves its keys on loopback.
-struct Server {
-    address: SocketAddr,
-    served: Arc<Served>,
-    task: JoinHandle<()>,
-}
-
-impl Server {
-    async fn start(keys: &[Value]) -> Self {
-        let served = Arc::new(Served {
-            body: Mutex::default(),
-            status: AtomicU16::new(200),
-            requests: AtomicUsize::new(0),
-            open: watch::Sender::new(true),
-        });
-        let (address, task) = listen(SocketAddr::from(([127, 0, 0, 1], 0)), &served).await;
-        let server = Self {
-            address,
-            served,
-            task,
-        };
-        server.serve(keys);
-        server
-    }
-
-    /// Serves these keys from now on.
-    fn serve(&self, keys: &[Value]) {
-        self.say(&json!({ "keys": keys }).to_string());
-    }
-
-    fn say(&self, body: &str) {
-        *self.served.body.lock().expect("not poisoned") = body.into();
-    }
-
-    fn requests(&self) -> usize {
-        self.served.requests.load(SeqCst)
-    }
-
-    async fn stop(&mut self) {
-        self.task.abort();
-        // Its listener is gone when the task is.
-        let _ = (&mut self.task).await;
-    }
-
-    async fn come_back(&mut self) {
-        (_, self.task) = listen(self.address, &self.served).await;
-    }
-
-    fn verifier(&self, clock: &ManualClock) -> JwtVerifier {
-        let config = JwtConfig {
-            jwks_url: Some(format!("http://{}/keys", self.address)),
-            ..config()
-        };
-        JwtVerifier::with_clock(&config, clock.clock()).expect("a good URL")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn listen(at: SocketAddr, served: &Arc<Served>) -> (SocketAddr, JoinHandle<()>) {
-    let listener = TcpListener::bind(at).await.expect("a free port");
-    let address = listener.local_addr().expect("bound");
-    let app = axum::Router::new().fallback(answer);
-    let app = app.with_state(served.clone());
-    let task = tokio::spawn(async move {
-        axum::serve(listener, app).await.expect("it serves");
-    });
-    (address, task)
-}
-
-async fn answer(State(served): State<Arc<Served>>) -> impl IntoResponse {
-    served.requests.fetch_add(1, SeqCst);
-    let _ = served.open.subscribe().wait_for(|open| *open).await;
-    let status = StatusCode::from_u16(served.status.load(SeqCst)).expect("a status");
-    let body = served.body.lock().expect("not poisoned").clone();
-    // Only a redirection minds it.
-    let there = (header::LOCATION, "/elsewhere");
-    (status, [there], body)
+fn verifier_of(server: &Server, clock: &ManualClock) -> JwtVerifier {
+    let config = JwtConfig {
+        jwks_url: Some(server.url()),
+        ..config()
+    };
+    JwtVerifier::with_clock(&config, clock.clock()).expect("a good URL")
 }
 
 async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
@@ -138,8 +46,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 async fn a_crowd_at_an_empty_cache_is_one_fetch() {
     let (signer, clock) = (ed(), ManualClock::default());
     let server = Server::start(&[signer.jwk("a")]).await;
-    server.served.open.send_replace(false);
-    let verifier = Arc::new(server.verifier(&clock));
+    server.hold_answers(true);
+    let verifier = Arc::new(verifier_of(&server, &clock));
     let token: Arc<str> = signer.token(Some("a"), &claims("42")).into();
     let crowd: Vec<_> = (0..50)
         .map(|_| {
@@ -148,7 +56,7 @@ async fn a_crowd_at_an_empty_cache_is_one_fetch() {
         })
         .collect();
     eventually("the fetch began", async || server.requests() > 0).await;
-    server.served.open.send_replace(true);
+    server.hold_answers(false);
     for one in crowd {
         assert_eq!(one.await.expect("no panic"), good());
     }
@@ -160,7 +68,7 @@ async fn every_kind_of_key_is_found_by_its_id() {
     let [hmac, rsa, ec, ed] = Signer::one_of_each();
     let keys = [hmac.jwk("hmac"), rsa.jwk("rsa"), ec.jwk("ec"), ed.jwk("ed")];
     let server = Server::start(&keys).await;
-    let verifier = server.verifier(&ManualClock::default());
+    let verifier = verifier_of(&server, &ManualClock::default());
     for (signer, kid) in [(&rsa, "rsa"), (&ec, "ec"), (&ed, "ed")] {
         let named = signer.token(Some(kid), &claims("42"));
         assert_eq!(user_of(&verifier, &named).await, good());
@@ -200,7 +108,7 @@ async fn keys_that_are_not_for_this_are_left_out_and_harm_nothing() {
             .jwk_with(&json!({"kid": "a", "use": "sig", "alg": "EdDSA", "key_ops": ["verify"]})),
     ];
     let server = Server::start(&keys).await;
-    let verifier = server.verifier(&ManualClock::default());
+    let verifier = verifier_of(&server, &ManualClock::default());
     for (signer, kid) in [(&other, "enc"), (&other, "ops"), (&rsa, "pss")] {
         let got = user_of(&verifier, &signer.token(Some(kid), &claims("42"))).await;
         assert_eq!(got, refused(JwtRefusal::UnknownKey), "{kid}");
@@ -213,7 +121,7 @@ async fn keys_that_are_not_for_this_are_left_out_and_harm_nothing() {
 async fn a_new_key_is_found_at_once_and_a_forger_causes_no_flood() {
     let (old, new, clock) = (ed(), ed(), ManualClock::default());
     let server = Server::start(&[old.jwk("old")]).await;
-    let verifier = server.verifier(&clock);
+    let verifier = verifier_of(&server, &clock);
     let old_token = old.token(Some("old"), &claims("42"));
     let new_token = new.token(Some("new"), &claims("42"));
     assert_eq!(user_of(&verifier, &old_token).await, good());
@@ -249,7 +157,7 @@ async fn a_new_key_is_found_at_once_and_a_forger_causes_no_flood() {
 async fn a_key_that_was_taken_away_ends_with_the_refresh() {
     let (old, new, clock) = (ed(), ed(), ManualClock::default());
     let server = Server::start(&[old.jwk("old")]).await;
-    let verifier = server.verifier(&clock);
+    let verifier = verifier_of(&server, &clock);
     let token = old.token(Some("old"), &claims("42"));
     assert_eq!(user_of(&verifier, &token).await, good());
     server.serve(&[new.jwk("new")]);
@@ -267,16 +175,16 @@ async fn a_key_that_was_taken_away_ends_with_the_refresh() {
 async fn a_refresh_that_is_nearly_due_keeps_nobody_waiting() {
     let (old, new, clock) = (ed(), ed(), ManualClock::default());
     let server = Server::start(&[old.jwk("old")]).await;
-    let verifier = server.verifier(&clock);
+    let verifier = verifier_of(&server, &clock);
     let token = old.token(Some("old"), &claims("42"));
     assert_eq!(user_of(&verifier, &token).await, good());
     server.serve(&[new.jwk("new")]);
-    server.served.open.send_replace(false);
+    server.hold_answers(true);
     clock.advance(REFRESH.mul_f64(0.95));
     // The server does not answer yet, and this returns.
     assert_eq!(user_of(&verifier, &token).await, good());
     eventually("the fetch began", async || server.requests() == 2).await;
-    server.served.open.send_replace(true);
+    server.hold_answers(false);
     eventually("the old key ends", async || {
         user_of(&verifier, &token).await == refused(JwtRefusal::UnknownKey)
     })
@@ -288,7 +196,7 @@ async fn a_refresh_that_is_nearly_due_keeps_nobody_waiting() {
 async fn the_keys_go_on_while_their_server_is_away() {
     let (old, new, clock) = (ed(), ed(), ManualClock::default());
     let mut server = Server::start(&[old.jwk("old")]).await;
-    let verifier = server.verifier(&clock);
+    let verifier = verifier_of(&server, &clock);
     let old_token = old.token(Some("old"), &claims("42"));
     let new_token = new.token(Some("new"), &claims("42"));
     assert_eq!(user_of(&verifier, &old_token).await, good());
@@ -313,7 +221,7 @@ async fn the_keys_go_on_while_their_server_is_away() {
 async fn without_any_keys_a_token_is_neither_good_nor_bad() {
     let (signer, clock) = (ed(), ManualClock::default());
     let mut server = Server::start(&[signer.jwk("a")]).await;
-    let verifier = server.verifier(&clock);
+    let verifier = verifier_of(&server, &clock);
     let token = signer.token(Some("a"), &claims("42"));
     server.stop().await;
     assert!(is_unavailable(&user_of(&verifier, &token).await));
@@ -334,7 +242,7 @@ async fn without_any_keys_a_token_is_neither_good_nor_bad() {
 async fn an_answer_that_is_no_jwks_is_a_failure_that_says_why() {
     let (signer, clock) = (ed(), ManualClock::default());
     let server = Server::start(&[]).await;
-    let verifier = server.verifier(&clock);
+    let verifier = verifier_of(&server, &clock);
     let token = signer.token(Some("a"), &claims("42"));
     let mut long = json!({"keys": [signer.jwk("a")]});
     long["padding"] = json!("x".repeat(300_000));
@@ -347,15 +255,14 @@ async fn an_answer_that_is_no_jwks_is_a_failure_that_says_why() {
         (200, &long.to_string(), "larger than 256 KiB"),
     ];
     for (status, body, word) in answers {
-        server.served.status.store(status, SeqCst);
-        server.say(body);
+        server.say(status, body);
         clock.advance(Duration::from_secs(100));
         match user_of(&verifier, &token).await {
             Err(JwtError::Unavailable(why)) => assert!(why.contains(word), "{why}"),
             other => panic!("{word}: {other:?}"),
         }
     }
-    server.say(&keys);
+    server.say(200, &keys);
     clock.advance(Duration::from_secs(100));
     assert_eq!(user_of(&verifier, &token).await, good());
 }
@@ -363,8 +270,8 @@ async fn an_answer_that_is_no_jwks_is_a_failure_that_says_why() {
 #[tokio::test]
 async fn a_server_that_hangs_is_given_up() {
     let server = Server::start(&[]).await;
-    server.served.open.send_replace(false);
-    let url = format!("http://{}/keys", server.address);
+    server.hold_answers(true);
+    let url = server.url();
     let fetch = Fetch::url(&url, Duration::from_millis(50)).expect("a good URL");
     let problem = fetch.read().await.expect_err("no answer");
     assert!(problem.contains("timed out"), "{problem}");
@@ -374,8 +281,8 @@ async fn a_server_that_hangs_is_given_up() {
 async fn the_fetch_under_way_ends_with_its_verifier() {
     let signer = ed();
     let server = Server::start(&[signer.jwk("a")]).await;
-    server.served.open.send_replace(false);
-    let verifier = server.verifier(&ManualClock::default());
+    server.hold_answers(true);
+    let verifier = verifier_of(&server, &ManualClock::default());
     let KeySource::Jwks(jwks) = &verifier.keys else {
         panic!("a JWKS");
     };
@@ -437,7 +344,7 @@ async fn an_algorithm_beside_a_jwks_leaves_the_others_out() {
     let [_, rsa, ec, _] = Signer::one_of_each();
     let server = Server::start(&[rsa.jwk("rsa"), ec.jwk("ec")]).await;
     let config = JwtConfig {
-        jwks_url: Some(format!("http://{}/", server.address)),
+        jwks_url: Some(server.url()),
         algorithm: Some(JwtAlgorithm::Es256),
         ..config()
     };
@@ -448,4 +355,16 @@ async fn an_algorithm_beside_a_jwks_leaves_the_others_out() {
     );
     let got = user_of(&verifier, &rsa.token(Some("rsa"), &claims("42"))).await;
     assert_eq!(got, refused(JwtRefusal::UnknownKey));
+}
+
+/// One crypto provider is compiled in, so nobody has to install it first.
+#[test]
+fn an_https_url_needs_root_certificates_and_nothing_else() {
+    let config = JwtConfig {
+        jwks_url: Some("https://auth.example/keys".into()),
+        ..config()
+    };
+    if let Err(why) = JwtVerifier::new(&config) {
+        assert!(why.contains("ca-certificates"), "{why}");
+    }
 }

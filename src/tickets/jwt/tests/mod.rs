@@ -1,11 +1,13 @@
 //! Tokens are signed here with aws-lc-rs itself, so that nothing vouches for itself.
 
 mod jwks;
+mod server;
 mod signer;
+
+use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::time::Duration;
 
 use super::*;
 use crate::model::Secret;

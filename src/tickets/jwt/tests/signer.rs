@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 
 use super::JwtAlgorithm;
 
+type Sign = dyn Fn(&[u8]) -> Vec<u8> + Send + Sync;
+
 /// Who signs tokens: a fresh key, and what a verifier needs of it.
 #[derive(Clone)]
 pub(super) struct Signer {
@@ -20,7 +22,7 @@ pub(super) struct Signer {
     /// The public key as PEM; for HS256 the secret.
     pub(super) public: String,
     jwk: Value,
-    sign: Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>,
+    sign: Arc<Sign>,
 }
 
 impl Signer {
