@@ -21,7 +21,7 @@ async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let in_time = tokio::time::timeout(Duration::from_secs(20), wait).await;
+    let in_time = tokio::time::timeout(DEADLINE, wait).await;
     assert!(in_time.is_ok(), "in time: {what}");
 }
 
@@ -39,6 +39,8 @@ fn is_unavailable(got: &Result<String, JwtError>) -> bool {
 
 const REFRESH: Duration = Duration::from_secs(600);
 const MIN_REFRESH: Duration = Duration::from_secs(10);
+/// How long a condition is waited for: less than a fetch may take, so that no fetch ends by itself meanwhile.
+const DEADLINE: Duration = Duration::from_secs(3);
 /// Longer than any pause after one failed fetch.
 const PAUSE: Duration = Duration::from_secs(2);
 
