@@ -13,7 +13,7 @@ pub mod telemetry;
 pub mod tickets;
 
 /// The generated service API (`proto/tidings/v1/tidings.proto`).
-#[allow(missing_docs, clippy::all, unreachable_pub)]
+#[allow(missing_docs, clippy::all, rustdoc::all, unreachable_pub)]
 pub mod proto {
     pub mod google {
         pub mod rpc {
