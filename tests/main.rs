@@ -1,1 +1,14 @@
 //! Tests over real sockets and real servers, a file per behaviour.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod admission;
+mod command_line;
+mod delivery;
+mod drain;
+mod layers;
+mod limits;
+mod secrets;
+mod service;
+mod support;
+mod wire;

@@ -171,6 +171,10 @@ pub fn known_keys() -> BTreeSet<String> {
         key_file = "f"
         jwks_file = "f"
         jwks_url = "u"
+        user_claim = "sub"
+        leeway = "5s"
+        jwks_refresh = "10m"
+        jwks_min_refresh = "10s"
         [[namespaces]]
         name = "n"
         subscribe = "any"

@@ -191,8 +191,15 @@ struct Fields<'a> {
     channel: Option<Cow<'a, str>>,
     #[serde(borrow)]
     since: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "given")]
     data: Option<&'a RawValue>,
+}
+
+/// `null` is data too.
+fn given<'de: 'a, 'a, D: serde::Deserializer<'de>>(
+    from: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
 }
 
 /// Parses one client frame: what it asks and its `ref`. Fields that are not known are ignored, as newer clients may

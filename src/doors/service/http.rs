@@ -75,7 +75,7 @@ macro_rules! message_request {
         #[serde(deny_unknown_fields)]
         struct $name {
             $($(#[$attribute])* $field: $type,)*
-            #[serde(default)]
+            #[serde(default, deserialize_with = "given")]
             message: Option<Box<RawValue>>,
             #[serde(default)]
             json: Option<String>,
@@ -169,6 +169,11 @@ struct ControlRequest {
     channel: Option<String>,
     #[serde(default)]
     reason: Option<String>,
+}
+
+/// `null` is a message too.
+fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(from).map(Some)
 }
 
 /// The one body that is given. `message` may be any JSON: a string is text, all else is taken byte for byte.

@@ -1,0 +1,158 @@
+//! The command line, as a person meets it.
+
+use std::process::{Command, Output};
+
+use serde_json::json;
+
+use crate::support::{next, node};
+
+fn tidings(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tidings"))
+        .args(args)
+        .output()
+        .expect("the binary runs")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn every_wrong_start_gets_one_clear_sentence() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("an address");
+    let taken_flag = format!("public.listen={taken}");
+    let free = [
+        "--set",
+        "service.listen=127.0.0.1:0",
+        "--set",
+        "admin.listen=127.0.0.1:0",
+    ];
+    let mut dev = vec!["dev", "--set", &taken_flag];
+    dev.extend(free);
+    let cases: Vec<(Vec<&str>, i32, &str)> = vec![
+        (
+            vec!["serve", "--config", "/nonexistent.toml"],
+            2,
+            "there is no such file",
+        ),
+        (vec!["serve"], 2, "there are no [[api_keys]]"),
+        (
+            vec!["dev", "--set", "heartbeat.intervall=5s"],
+            2,
+            "did you mean `heartbeat.interval`?",
+        ),
+        (
+            vec!["dev", "--set", "heartbeat.interval=5"],
+            2,
+            "5 has no unit",
+        ),
+        (
+            vec!["dev", "--set", "public.listen=0.0.0.0:0"],
+            2,
+            "loopback alone",
+        ),
+        (dev, 1, "is taken by another process"),
+        (
+            vec!["push", "42", "hi", "--server", "http://127.0.0.1:1"],
+            4,
+            "is the node running?",
+        ),
+    ];
+    for (args, code, sentence) in cases {
+        let output = tidings(&args);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert!(said.contains(sentence), "{args:?}: {said}");
+        assert_eq!(said.trim().lines().count(), 1, "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn a_made_key_and_the_sample_start_a_production_configuration() {
+    let made =
+        String::from_utf8(tidings(&["config", "key", "--name", "orders"]).stdout).expect("text");
+    let sample = String::from_utf8(tidings(&["config", "default"]).stdout).expect("text");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("tidings.toml");
+    let text = sample.replace(
+        "allowed_origins = []",
+        "allowed_origins = [\"https://app.example.com\"]",
+    );
+    std::fs::write(&path, format!("{text}\n{made}")).expect("written");
+    let path = path.to_str().expect("text");
+    let checked = tidings(&["config", "check", "--config", path]);
+    assert!(checked.status.success(), "{}", said(&checked));
+    let shown =
+        String::from_utf8(tidings(&["config", "show", "--config", path]).stdout).expect("text");
+    assert!(shown.contains("sha256 = \"***\""), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn push_publish_and_ticket_work_against_a_node() {
+    let node = node().await;
+    let (mut socket, _) = node.join("42", "&channels=news").await;
+    next(&mut socket).await;
+    let server = format!("http://{}", node.at.service);
+    let run = |args: Vec<&'static str>| {
+        let server = server.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut args = args;
+            args.extend(["--server", &server]);
+            let output = tidings(&args);
+            (
+                output.status.code(),
+                String::from_utf8_lossy(&output.stdout).into_owned(),
+                said(&output),
+            )
+        })
+    };
+    let (code, out, _) = run(vec!["push", "42", r#"{"a":1}"#]).await.expect("ran");
+    assert_eq!(code, Some(0));
+    assert!(
+        out.starts_with("DELIVERED_LOCALLY: 1 connection(s)"),
+        "{out}"
+    );
+    assert_eq!(next(&mut socket).await["data"], json!({"a": 1}));
+    run(vec!["publish", "news", "plain text"])
+        .await
+        .expect("ran");
+    assert_eq!(next(&mut socket).await["data"], "plain text");
+    let (_, ticket, _) = run(vec!["ticket", "--user", "43"]).await.expect("ran");
+    assert_eq!(ticket.trim().len(), 43);
+    let (code, _, error) = run(vec!["push", "4 2", "x"]).await.expect("ran");
+    assert!(
+        code == Some(3) && error.contains("user_id must not contain spaces"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listen_prints_frames_and_stops_when_told_not_to_come_back() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let node = node().await;
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"))
+        .args([
+            "listen",
+            "--user",
+            "42",
+            "--server",
+            &format!("http://{}", node.at.service),
+        ])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let welcome = lines.next_line().await.expect("a line").expect("a frame");
+    assert!(welcome.contains(r#""type":"welcome""#), "{welcome}");
+    node.push("42", json!("to the terminal")).await;
+    let message = lines.next_line().await.expect("a line").expect("a frame");
+    assert!(message.contains("to the terminal"), "{message}");
+    node.post("/v1/disconnect", json!({"user_id": "42"})).await;
+    let status = tokio::time::timeout(crate::support::DEADLINE, child.wait())
+        .await
+        .expect("in time");
+    assert_eq!(status.expect("a status").code(), Some(3));
+}

@@ -1,0 +1,134 @@
+//! No ticket and no key is ever logged: every flow at trace level, with secrets that can be told.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures_util::SinkExt as _;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{KEY, connect, connect_with, next};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_ticket_and_no_key_is_ever_logged() {
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"))
+        .args([
+            "dev",
+            "--json",
+            "--set",
+            "log.level=trace",
+            "--set",
+            "public.listen=127.0.0.1:0",
+        ])
+        .args([
+            "--set",
+            "service.listen=127.0.0.1:0",
+            "--set",
+            "admin.listen=127.0.0.1:0",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary runs");
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    stdout.read_line(&mut line).await.expect("a line");
+    let bound: Value = serde_json::from_str(&line).expect("JSON");
+    let (public, service) = (
+        bound["public"].as_str().expect("there"),
+        bound["service"].as_str().expect("there"),
+    );
+    let mut stderr = child.stderr.take().expect("piped");
+    let log = tokio::spawn(async move {
+        let mut log = String::new();
+        stderr.read_to_string(&mut log).await.expect("text");
+        log
+    });
+
+    let http = reqwest::Client::new();
+    let post = |key: String, path: &str, body: Value| {
+        let request = http
+            .post(format!("http://{service}{path}"))
+            .header("authorization", format!("Bearer {key}"));
+        request
+            .header("content-type", "application/json")
+            .body(body.to_string())
+            .send()
+    };
+    let mut secrets = vec![
+        KEY.to_owned(),
+        "marker-wrong-key".into(),
+        "M".repeat(43),
+        "marker.jwt.token".into(),
+    ];
+    let mut tickets = Vec::new();
+    for _ in 0..4 {
+        let answer = post(KEY.into(), "/v1/tickets", json!({"user_id": "42"}))
+            .await
+            .expect("answered");
+        let answer: Value =
+            serde_json::from_str(&answer.text().await.expect("text")).expect("JSON");
+        tickets.push(answer["ticket"].as_str().expect("a ticket").to_owned());
+    }
+    secrets.extend(tickets.iter().cloned());
+    post(
+        "marker-wrong-key".into(),
+        "/v1/push",
+        json!({"user_id": "42", "message": 1}),
+    )
+    .await
+    .expect("answered");
+    let ws = format!("ws://{public}/ws");
+    let mut socket = connect(&format!("{ws}?ticket={}", tickets[0]))
+        .await
+        .expect("an upgrade");
+    next(&mut socket).await;
+    let offered = format!("tidings.v1, tidings.ticket.{}", tickets[1]);
+    connect_with(&ws, &[("sec-websocket-protocol", &offered)])
+        .await
+        .expect("an upgrade");
+    for bad in [
+        format!("ticket={}", tickets[0]),
+        format!("ticket={}", "M".repeat(43)),
+        format!("ticket={}&x=1", tickets[2]),
+    ] {
+        assert!(connect(&format!("{ws}?{bad}")).await.is_err());
+    }
+    let origin = [("origin", "https://evil.example")];
+    assert!(
+        connect_with(&format!("{ws}?ticket={}", tickets[3]), &origin)
+            .await
+            .is_err()
+    );
+    let bearer = [("authorization", "Bearer marker.jwt.token")];
+    assert!(connect_with(&ws, &bearer).await.is_err());
+    post(
+        KEY.into(),
+        "/v1/push",
+        json!({"user_id": "42", "message": 1}),
+    )
+    .await
+    .expect("answered");
+    socket.send(Message::text("garbage")).await.expect("sent");
+    next(&mut socket).await;
+    post(KEY.into(), "/v1/disconnect", json!({"user_id": "42"}))
+        .await
+        .expect("answered");
+    let pid = rustix::process::Pid::from_raw(child.id().expect("it runs") as i32).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+    let status = tokio::time::timeout(Duration::from_secs(20), child.wait())
+        .await
+        .expect("in time")
+        .expect("a status");
+    assert!(status.success(), "{status}");
+    let log = log.await.expect("the log");
+    assert!(
+        log.contains("refused a handshake") && log.contains("a call was refused"),
+        "{log}"
+    );
+    for secret in secrets {
+        assert!(!log.contains(&secret), "logged: {secret}");
+    }
+}
