@@ -11,6 +11,7 @@ pub mod hub;
 pub mod model;
 pub mod telemetry;
 pub mod tickets;
+pub mod wire;
 
 /// The generated service API (`proto/tidings/v1/tidings.proto`).
 #[allow(missing_docs, clippy::all, unreachable_pub)]
