@@ -7,7 +7,7 @@ use crate::doors::config::{AdminConfig, ApiKeyConfig, ProbeConfig, PublicConfig,
 use crate::fleet::DrainConfig;
 use crate::hub::{HeartbeatConfig, HubConfig, InboxConfig, Limits, Namespace};
 use crate::telemetry::LogConfig;
-use crate::tickets::TicketConfig;
+use crate::tickets::{JwtConfig, TicketConfig};
 
 /// Everything a node reads at start.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Config {
     pub api_keys: Vec<ApiKeyConfig>,
     /// One-time tickets.
     pub tickets: TicketConfig,
+    /// Who may swap a JWT for a ticket; left out = nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<JwtConfig>,
     /// The users' inboxes.
     pub inbox: InboxConfig,
     /// Rules of channels.

@@ -14,7 +14,7 @@ pub mod tickets;
 pub mod wire;
 
 /// The generated service API (`proto/tidings/v1/tidings.proto`).
-#[allow(missing_docs, clippy::all, unreachable_pub)]
+#[allow(missing_docs, clippy::all, rustdoc::all, unreachable_pub)]
 pub mod proto {
     pub mod google {
         pub mod rpc {

@@ -1,10 +1,165 @@
 //! The hub: the node's shards and the router in front of them. It decides; doors translate.
+//!
+//! A shard is one thread with its own single-threaded runtime, its own listening socket and its own sessions. What it owns
+//! is touched by its thread alone, so nothing on the way out of a node is locked. The router accepts messages into the
+//! backplane, [`Delivery`] takes what comes out of it to the shards, through one bounded queue each.
 
+mod admission;
+mod close;
+mod command;
 mod config;
+mod delivery;
+mod encoded;
+mod outbox;
+mod reader;
 mod router;
+mod session;
+mod shard;
+mod state;
+mod threads;
+mod turn;
+mod wheel;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use tokio::sync::mpsc;
+
+use crate::backplane::Backplane;
+use crate::model::{Address, NodeId};
+use crate::telemetry::Metrics;
+
+pub use admission::{Admission, Bucket, NoPlace, PlaceGuard};
+pub use close::CloseReason;
 pub use config::{
     HeartbeatConfig, HubConfig, InboxConfig, Limits, Namespace, Namespaces, PublishRule, Rules,
     SubscribeRule, UserLimit,
 };
+pub use delivery::Delivery;
+pub use encoded::Format;
 pub use router::{Accepted, Applied, ConnectionInfo, Refusal, Router, Sessions, Status};
+pub use shard::{Asked, NotAdmitted, Prepared, Shard};
+pub use threads::{ShardSeat, ShardThreads};
+
+/// What the shards of a node share; read only, but for counters.
+pub struct Hub {
+    /// The node's name.
+    pub node: NodeId,
+    /// 48 random bits of this run of the node.
+    pub incarnation: u64,
+    /// How often the hub writes.
+    pub config: HubConfig,
+    /// Every limit.
+    pub limits: Limits,
+    /// How dead peers are found.
+    pub heartbeat: HeartbeatConfig,
+    /// The rules of channels.
+    pub namespaces: Arc<Namespaces>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// The limits on connections.
+    pub admission: Arc<Admission>,
+    /// From the backplane to the shards.
+    pub delivery: Arc<Delivery>,
+    /// What links nodes.
+    pub backplane: Arc<dyn Backplane>,
+    /// Where clients' publishes go.
+    pub router: Arc<Router>,
+    pub(super) outbox_bytes: AtomicUsize,
+    pub(super) outbox_bytes_max: usize,
+}
+
+/// What a hub is made of.
+pub struct HubParts {
+    /// See [`Hub`].
+    pub node: NodeId,
+    /// `[hub]`.
+    pub config: HubConfig,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[heartbeat]`.
+    pub heartbeat: HeartbeatConfig,
+    /// `[inbox]`.
+    pub inbox: InboxConfig,
+    /// `[[namespaces]]`.
+    pub namespaces: Arc<Namespaces>,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+impl Hub {
+    /// Builds the hub and a seat for each of its shards; `backplane` makes the backplane that arrives at the delivery.
+    pub fn new(
+        parts: HubParts,
+        backplane: impl FnOnce(Arc<Delivery>) -> Arc<dyn Backplane>,
+    ) -> (Arc<Self>, Vec<ShardSeat>) {
+        let count = match parts.config.shards {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            set => set,
+        }
+        .min(128);
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count)
+            .map(|_| mpsc::channel(parts.config.queue.max(1)))
+            .unzip();
+        let delivery = Arc::new(Delivery::new(senders));
+        let backplane = backplane(delivery.clone());
+        let router = Arc::new(Router::new(
+            parts.node.clone(),
+            delivery.clone(),
+            backplane.clone(),
+            parts.namespaces.clone(),
+            &parts.inbox,
+            parts.metrics.clone(),
+        ));
+        let outbox_bytes_max = match parts.limits.node_outbox_bytes {
+            0 => memory_bytes() / 4,
+            set => set,
+        };
+        let hub = Arc::new(Self {
+            node: parts.node,
+            incarnation: rand::random::<u64>() >> 16,
+            admission: Arc::new(Admission::new(&parts.limits)),
+            config: parts.config,
+            limits: parts.limits,
+            heartbeat: parts.heartbeat,
+            namespaces: parts.namespaces,
+            metrics: parts.metrics,
+            delivery,
+            backplane,
+            router,
+            outbox_bytes: AtomicUsize::new(0),
+            outbox_bytes_max,
+        });
+        let seats = receivers
+            .into_iter()
+            .enumerate()
+            .map(|(index, commands)| ShardSeat::new(hub.clone(), index, commands))
+            .collect();
+        (hub, seats)
+    }
+
+    /// Bytes that wait in all outboxes.
+    pub fn outbox_bytes(&self) -> usize {
+        self.outbox_bytes.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// A shard follows an address no more; if it was the last, the node unlistens.
+    pub(super) fn unfollow(&self, address: &Address, shard: usize) {
+        self.delivery
+            .unfollow(address, shard, || self.backplane.unlisten(address));
+    }
+}
+
+/// The memory that this process may use: the control group's limit or the machine's.
+fn memory_bytes() -> usize {
+    let machine = {
+        let info = rustix::system::sysinfo();
+        usize::try_from(info.totalram)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(info.mem_unit as usize)
+    };
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max")
+        .ok()
+        .and_then(|text| text.trim().parse::<usize>().ok());
+    group.map_or(machine, |group| group.min(machine))
+}

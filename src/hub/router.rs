@@ -1,7 +1,17 @@
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::model::{Body, ChannelName, Class, ConnectionId, DeviceName, MessageId, NodeId, UserId};
+use tokio::sync::oneshot;
+
+use super::command::Command;
+use super::delivery::Delivery;
+use super::{InboxConfig, Namespaces, SubscribeRule};
+use crate::backplane::{Backplane, PublishError};
+use crate::model::{
+    Address, Body, ChannelName, Class, ConnectionId, DeviceName, Message, MessageId, NodeId,
+    Target, UserId, unix_millis,
+};
+use crate::telemetry::Metrics;
 
 /// What became of an accepted message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,16 +98,59 @@ pub struct Applied {
     pub unknown: u32,
 }
 
+/// How long an answer waits for this node's own echo before it says `degraded`.
+const ECHO_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long a message waits for room in the shards' queues.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a shard has to answer a question.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Where services' and clients' wishes enter: accepts messages into the backplane and asks the shards.
-pub struct Router {}
+pub struct Router {
+    node: NodeId,
+    delivery: Arc<Delivery>,
+    backplane: Arc<dyn Backplane>,
+    namespaces: Arc<Namespaces>,
+    /// Whether users have inboxes.
+    inbox: bool,
+    metrics: Metrics,
+}
 
 impl Router {
+    pub(super) fn new(
+        node: NodeId,
+        delivery: Arc<Delivery>,
+        backplane: Arc<dyn Backplane>,
+        namespaces: Arc<Namespaces>,
+        inbox: &InboxConfig,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            node,
+            delivery,
+            backplane,
+            namespaces,
+            inbox: inbox.max_messages > 0,
+            metrics,
+        }
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &NodeId {
+        &self.node
+    }
+
     /// Pushes to one user: all connections, on all nodes.
     ///
     /// # Errors
     /// See [`Refusal`].
     pub async fn push(&self, user: UserId, body: Body, class: Class) -> Result<Accepted, Refusal> {
-        unimplemented!("{user} {body:?} {class:?}")
+        self.check_class(
+            class,
+            self.inbox,
+            "users have no inbox ([inbox] max_messages = 0)",
+        )?;
+        self.accept(Target::One(Address::User(user)), body).await
     }
 
     /// Publishes to a channel.
@@ -110,7 +163,14 @@ impl Router {
         body: Body,
         class: Class,
     ) -> Result<Accepted, Refusal> {
-        unimplemented!("{channel} {body:?} {class:?}")
+        let kept = self.namespaces.of(&channel).kept;
+        self.check_class(
+            class,
+            kept,
+            "the channel's namespace keeps nothing (max_messages = 0)",
+        )?;
+        self.accept(Target::One(Address::Channel(channel)), body)
+            .await
     }
 
     /// Pushes one body to many users.
@@ -123,7 +183,12 @@ impl Router {
         body: Body,
         class: Class,
     ) -> Result<Accepted, Refusal> {
-        unimplemented!("{users:?} {body:?} {class:?}")
+        self.check_class(
+            class,
+            self.inbox,
+            "users have no inbox ([inbox] max_messages = 0)",
+        )?;
+        self.accept(Target::Users(users), body).await
     }
 
     /// Pushes one body to every session.
@@ -131,12 +196,81 @@ impl Router {
     /// # Errors
     /// See [`Refusal`].
     pub async fn broadcast_everyone(&self, body: Body, class: Class) -> Result<Accepted, Refusal> {
-        unimplemented!("{body:?} {class:?}")
+        self.check_class(class, false, "a broadcast to everyone is VOLATILE only")?;
+        self.accept(Target::One(Address::Everyone), body).await
+    }
+
+    fn check_class(&self, class: Class, keeps: bool, why: &str) -> Result<(), Refusal> {
+        if class == Class::Kept && !keeps {
+            return Err(Refusal::Invalid {
+                field: "class",
+                problem: format!("cannot be KEPT: {why}; leave it out or say VOLATILE"),
+            });
+        }
+        Ok(())
+    }
+
+    /// The one path in: id, backplane, echo.
+    async fn accept(&self, target: Target, body: Body) -> Result<Accepted, Refusal> {
+        let began = Instant::now();
+        let time = unix_millis();
+        let id = MessageId::new(time);
+        let echo = self.delivery.await_echo(id);
+        let message = Message {
+            id,
+            target,
+            body,
+            time,
+        };
+        let other_nodes =
+            match tokio::time::timeout(ACCEPT_TIMEOUT, self.backplane.publish(message)).await {
+                Ok(Ok(nodes)) => nodes,
+                Ok(Err(PublishError::Unavailable(problem))) => {
+                    return Err(Refusal::Unavailable(problem));
+                }
+                Ok(Err(PublishError::Unknown(problem))) => {
+                    return Err(Refusal::Unknown { id, problem });
+                }
+                // Cut off while it waited for room, which comes before a message enters any queue.
+                Err(_) => {
+                    return Err(Refusal::Busy {
+                        retry_after: Duration::from_secs(1),
+                    });
+                }
+            };
+        let echoed = tokio::time::timeout(ECHO_TIMEOUT, echo.count())
+            .await
+            .ok()
+            .flatten();
+        let local_connections = echoed.unwrap_or(0);
+        self.metrics.messages_accepted.inc();
+        self.metrics
+            .push_seconds
+            .observe(began.elapsed().as_secs_f64());
+        Ok(Accepted {
+            status: match (other_nodes, local_connections, echoed) {
+                (1.., _, _) => Status::DispatchedToCluster,
+                // Without the echo it is not known that nobody is here: the shards have it in their queues.
+                (0, 1.., _) | (0, 0, None) => Status::DeliveredLocally,
+                (0, 0, Some(_)) => Status::NobodyConnected,
+            },
+            id,
+            local_connections,
+            other_nodes,
+            degraded: echoed.is_none(),
+        })
     }
 
     /// A user's connections, and how many nodes did not answer.
     pub async fn where_is(&self, user: UserId) -> (Vec<ConnectionInfo>, u32) {
-        unimplemented!("{user}")
+        let shards = self.delivery.followers(&Address::User(user.clone()));
+        let (answers, silent) = self
+            .ask(shards, |answer| Command::WhereIs {
+                user: user.clone(),
+                answer,
+            })
+            .await;
+        (answers.into_iter().flatten().collect(), u32::from(silent))
     }
 
     /// Closes sessions with 4501.
@@ -144,7 +278,14 @@ impl Router {
     /// # Errors
     /// See [`Refusal`].
     pub async fn disconnect(&self, sessions: Sessions, reason: String) -> Result<Applied, Refusal> {
-        unimplemented!("{sessions:?} {reason}")
+        let reason: Arc<str> = reason.into();
+        let shards = self.shards_of(&sessions);
+        let ask = |answer| Command::Disconnect {
+            sessions: sessions.clone(),
+            reason: reason.clone(),
+            answer,
+        };
+        Ok(applied(self.ask(shards, ask).await))
     }
 
     /// Subscribes sessions to a channel and grants it to them.
@@ -156,7 +297,14 @@ impl Router {
         sessions: Sessions,
         channel: ChannelName,
     ) -> Result<Applied, Refusal> {
-        unimplemented!("{sessions:?} {channel}")
+        self.check_grantable("channel", &channel)?;
+        let shards = self.shards_of(&sessions);
+        let ask = |answer| Command::Subscribe {
+            sessions: sessions.clone(),
+            channel: channel.clone(),
+            answer,
+        };
+        Ok(applied(self.ask(shards, ask).await))
     }
 
     /// Ends sessions' subscriptions to a channel and takes the grant back.
@@ -168,7 +316,13 @@ impl Router {
         sessions: Sessions,
         channel: ChannelName,
     ) -> Result<Applied, Refusal> {
-        unimplemented!("{sessions:?} {channel}")
+        let shards = self.shards_of(&sessions);
+        let ask = |answer| Command::Unsubscribe {
+            sessions: sessions.clone(),
+            channel: channel.clone(),
+            answer,
+        };
+        Ok(applied(self.ask(shards, ask).await))
     }
 
     /// Checks that a ticket or a service may name a channel for a session (its namespace is not `nobody`).
@@ -180,6 +334,105 @@ impl Router {
         field: &'static str,
         channel: &ChannelName,
     ) -> Result<(), Refusal> {
-        unimplemented!("{field} {channel}")
+        if self.namespaces.of(channel).subscribe == SubscribeRule::Nobody {
+            return Err(Refusal::Invalid {
+                field,
+                problem: format!(
+                    "names {channel}, and nobody may subscribe in the namespace {:?} (subscribe = \"nobody\")",
+                    channel.namespace()
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// Closes a user's oldest connections, to make room for newer ones.
+    pub(super) async fn replace_oldest(&self, user: &UserId, count: usize) {
+        let (mut connections, _) = self.where_is(user.clone()).await;
+        connections.sort_by_key(|c| c.connected_at);
+        for oldest in connections.into_iter().take(count) {
+            let connection = oldest.connection;
+            if let Some(shard) = self.delivery.shards().get(usize::from(connection.shard)) {
+                // A shard that is gone has no connections to replace.
+                let _ = shard.send(Command::Replace { connection }).await;
+            }
+        }
+    }
+
+    /// Tells every shard to accept nobody any more.
+    pub async fn stop_accepting(&self) {
+        self.tell_all(|| Command::StopAccepting).await;
+    }
+
+    /// Tells every shard to close its sessions with 1012, each at a random moment within the time.
+    pub async fn drain(&self, spread: Duration) {
+        self.tell_all(|| Command::Drain { spread }).await;
+    }
+
+    /// Tells every shard to close its sessions with 1012 now.
+    pub async fn close_all(&self) {
+        self.tell_all(|| Command::CloseAll).await;
+    }
+
+    /// Tells every shard to end, once what is queued is done.
+    pub async fn end(&self) {
+        self.tell_all(|| Command::End).await;
+    }
+
+    async fn tell_all(&self, command: impl Fn() -> Command) {
+        for shard in self.delivery.shards() {
+            let _ = shard.send(command()).await;
+        }
+    }
+
+    fn shards_of(&self, sessions: &Sessions) -> Vec<usize> {
+        match sessions {
+            Sessions::OfUser(user) => self.delivery.followers(&Address::User(user.clone())),
+            Sessions::Connection(id) => {
+                let shard = usize::from(id.shard);
+                if shard < self.delivery.shards().len() {
+                    vec![shard]
+                } else {
+                    Vec::new()
+                }
+            }
+        }
+    }
+
+    /// Asks some shards the same; answers what they said and whether one of them was silent.
+    async fn ask<T>(
+        &self,
+        shards: Vec<usize>,
+        command: impl Fn(oneshot::Sender<T>) -> Command,
+    ) -> (Vec<T>, bool) {
+        let asked = async {
+            let mut waiting = Vec::with_capacity(shards.len());
+            for shard in shards {
+                let (sender, receiver) = oneshot::channel();
+                let _ = self.delivery.shards()[shard].send(command(sender)).await;
+                waiting.push(receiver);
+            }
+            waiting
+        };
+        let deadline = tokio::time::Instant::now() + CONTROL_TIMEOUT;
+        let Ok(waiting) = tokio::time::timeout_at(deadline, asked).await else {
+            return (Vec::new(), true);
+        };
+        let mut answers = Vec::with_capacity(waiting.len());
+        let mut silent = false;
+        for receiver in waiting {
+            match tokio::time::timeout_at(deadline, receiver).await {
+                Ok(Ok(answer)) => answers.push(answer),
+                Ok(Err(_)) | Err(_) => silent = true,
+            }
+        }
+        (answers, silent)
+    }
+}
+
+fn applied((counts, silent): (Vec<u32>, bool)) -> Applied {
+    Applied {
+        applied: counts.into_iter().sum(),
+        unknown: u32::from(silent),
     }
 }

@@ -103,7 +103,7 @@ pub mod size {
         const UNITS: [(usize, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
         match UNITS
             .iter()
-            .find(|(unit, _)| *bytes > 0 && bytes % unit == 0)
+            .find(|(unit, _)| *bytes > 0 && bytes.is_multiple_of(*unit))
         {
             Some((unit, name)) => to.collect_str(&format_args!("{}{name}", bytes / unit)),
             None => to.collect_str(&format_args!("{bytes}B")),

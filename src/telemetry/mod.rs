@@ -1,6 +1,10 @@
 //! What a node tells about itself: structured logs and metrics.
 
+mod metrics;
+
 use serde::{Deserialize, Serialize};
+
+pub use metrics::{Call, Closed, Metrics, Reason};
 
 /// `[log]`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -2,3 +2,4 @@
 //! knows no socket, no runtime and no clock.
 
 pub mod codec;
+pub mod frames;

@@ -29,6 +29,21 @@ impl CloseCode {
     /// 1013: full or overloaded, come back later.
     pub const TRY_AGAIN_LATER: Self = Self(1013);
 
+    /// 4001: the session ended by its ticket; fetch a new one.
+    pub const SESSION_ENDED: Self = Self(4001);
+    /// 4002: the client did not read what came for it.
+    pub const SLOW_CONSUMER: Self = Self(4002);
+    /// 4003: no answer to a ping.
+    pub const NO_PONG: Self = Self(4003);
+    /// 4500: too many bad frames; do not come back.
+    pub const CLIENT_ERRORS: Self = Self(4500);
+    /// 4501: a service disconnected the user; do not come back.
+    pub const DISCONNECTED: Self = Self(4501);
+    /// 4502: a newer connection of the user took the place; do not come back.
+    pub const REPLACED: Self = Self(4502);
+    /// 4503: the user has as many connections as it may; do not come back.
+    pub const USER_LIMIT: Self = Self(4503);
+
     /// The code, if an endpoint may send it: 1000–1003, 1007–1014 and 3000–4999. The rest is unassigned, or means
     /// something that is never on the wire (1005, 1006 and 1015).
     pub const fn new(code: u16) -> Option<Self> {

@@ -3,9 +3,9 @@ use std::ops::Deref;
 
 use bytes::{Buf, Bytes};
 
+use super::CloseCode;
 use super::header::{CONTROL_MAX_BYTES, FIN, MASKED, Opcode};
 use super::mask::Mask;
-use super::{Close, CloseCode};
 
 const HEADER_MAX_BYTES: usize = 10;
 const MASK_BYTES: usize = 4;
@@ -85,14 +85,6 @@ pub fn close_payload(code: CloseCode, reason: &str) -> Vec<u8> {
 /// A server's close frame. A reason over 123 bytes is cut, at a character's boundary.
 pub fn close_frame(code: CloseCode, reason: &str) -> Bytes {
     frame(Opcode::Close, &close_payload(code, reason))
-}
-
-/// A server's answer to a close frame: the same code, or none to none (section 5.5.1).
-pub fn close_answer(close: Option<&Close<'_>>) -> Bytes {
-    match close {
-        Some(close) => close_frame(close.code, ""),
-        None => frame(Opcode::Close, &[]),
-    }
 }
 
 /// Builds a payload in place, behind room for its header: the frame is never copied.
@@ -211,12 +203,5 @@ mod tests {
         let cut = close_frame(CloseCode::POLICY, &format!("{}é", "a".repeat(122)));
         assert_eq!(cut[..4], [0x88, 124, 0x03, 0xf0]);
         assert_eq!(&cut[4..], "a".repeat(122).as_bytes());
-    }
-
-    #[test]
-    fn a_close_is_answered_with_its_code() {
-        assert_eq!(close_answer(None)[..], [0x88, 0]);
-        let close = Close::parse(b"\x03\xe8bye").unwrap();
-        assert_eq!(close_answer(close.as_ref())[..], [0x88, 2, 0x03, 0xe8]);
     }
 }

@@ -25,8 +25,7 @@ mod utf8;
 pub use close::{Close, CloseCode};
 pub use decoder::{Decoder, Limits};
 pub use encode::{
-    EncodedHeader, FrameBuilder, close_answer, close_frame, close_payload, frame, header,
-    masked_frame,
+    EncodedHeader, FrameBuilder, close_frame, close_payload, frame, header, masked_frame,
 };
 pub use error::ProtocolError;
 pub use event::Event;

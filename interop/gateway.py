@@ -1,0 +1,66 @@
+"""A Tidings node under test, and its doors as seen from outside."""
+
+import http.client
+import json
+
+from children import DEADLINE, Child, Failed
+
+
+class Gateway:
+    """`tidings dev` on free loopback ports, which it keeps over a restart."""
+
+    def __init__(self, binary):
+        self._binary = binary
+        self.public = self.service = self.admin = "127.0.0.1:0"
+        self.start()
+
+    def start(self):
+        """Starts it, on the ports it had if it ran before."""
+        doors = {"public": self.public, "service": self.service, "admin": self.admin}
+        listen = [word for door, addr in doors.items() for word in ("--set", f"{door}.listen={addr}")]
+        self._process = Child("tidings dev", [self._binary, "dev", "--json", *listen])
+        ready = self._process.json()
+        self.public, self.service, self.admin = ready["public"], ready["service"], ready["admin"]
+        self.key = ready["key"]
+
+    def kill(self):
+        """As a crash does."""
+        self._process.kill()
+
+    @property
+    def env(self):
+        """What the examples read."""
+        return {"TIDINGS_ADDR": self.service, "TIDINGS_API_KEY": self.key}
+
+    def post(self, path, body):
+        """Calls the service door; the answer's JSON."""
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        status, text = request(self.service, "POST", path, json.dumps(body), headers)
+        if status != 200:
+            raise Failed(f"POST {path} {body}: {status} {text}")
+        return json.loads(text)
+
+    def ticket(self, user):
+        """A ticket for `user`."""
+        return self.post("/v1/tickets", {"user_id": user})["ticket"]
+
+    def handshake(self, ticket):
+        """The status that a WebSocket handshake with this ticket is answered."""
+        headers = {
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        }
+        return request(self.public, "GET", f"/ws?ticket={ticket}", None, headers)[0]
+
+
+def request(addr, method, path, body, headers):
+    """Status and text of the answer."""
+    connection = http.client.HTTPConnection(addr, timeout=DEADLINE)
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, "" if answer.status == 101 else answer.read().decode()
+    finally:
+        connection.close()

@@ -1,0 +1,255 @@
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::command::{Command, Delivered};
+use super::encoded::Encoded;
+use crate::backplane::{Arrivals, Later};
+use crate::model::{Address, Message, MessageId, Target, UserId};
+
+/// Stripes of the interest map: enough that publishers on many cores seldom meet.
+const STRIPES: usize = 64;
+
+/// From the backplane to this node's shards: knows which shards follow an address, and gives every shard the messages of
+/// an address in the same order.
+///
+/// Order: a message enters the queues of all its shards while the address's stripe is locked, with room reserved in each
+/// beforehand, so it enters all of them or none and no other message of the address comes in between. No lock is held
+/// while room is awaited.
+pub struct Delivery {
+    stripes: Box<[Mutex<HashMap<Address, Interest>>]>,
+    hasher: RandomState,
+    shards: Box<[mpsc::Sender<Command>]>,
+    /// Who waits for the echo of a message of ours.
+    echoes: Mutex<HashMap<MessageId, oneshot::Sender<u32>>>,
+}
+
+/// Which shards follow an address, one bit each, and how many sessions of a user there are.
+#[derive(Default)]
+struct Interest {
+    shards: u128,
+    sessions: u32,
+}
+
+/// Counts the outboxes that took one message; the last shard to be done answers.
+pub(super) struct Tally(Arc<TallyInner>);
+
+struct TallyInner {
+    delivered: AtomicU32,
+    answer: Mutex<Option<oneshot::Sender<u32>>>,
+}
+
+impl Tally {
+    fn new(answer: oneshot::Sender<u32>) -> Self {
+        Self(Arc::new(TallyInner {
+            delivered: AtomicU32::new(0),
+            answer: Mutex::new(Some(answer)),
+        }))
+    }
+
+    fn share(&self) -> Self {
+        Self(self.0.clone())
+    }
+
+    /// Adds a shard's count.
+    pub(super) fn add(&self, outboxes: u32) {
+        self.0.delivered.fetch_add(outboxes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for TallyInner {
+    fn drop(&mut self) {
+        let answer = self
+            .answer
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(answer) = answer {
+            // Nobody may be waiting any more: the caller's deadline passed.
+            let _ = answer.send(*self.delivered.get_mut());
+        }
+    }
+}
+
+/// Undoes a session's place under `connections_per_user`.
+pub struct UserPlaceGuard {
+    delivery: Arc<Delivery>,
+    user: UserId,
+}
+
+impl Drop for UserPlaceGuard {
+    fn drop(&mut self) {
+        let address = Address::User(self.user.clone());
+        let mut stripe = self.delivery.stripe(&address);
+        if let Entry::Occupied(mut entry) = stripe.entry(address) {
+            entry.get_mut().sessions = entry.get().sessions.saturating_sub(1);
+            if entry.get().shards == 0 && entry.get().sessions == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+impl Delivery {
+    /// For the shards behind these queues; at most 128.
+    pub(super) fn new(shards: Vec<mpsc::Sender<Command>>) -> Self {
+        Self {
+            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            shards: shards.into(),
+            echoes: Mutex::default(),
+        }
+    }
+
+    /// The queues of all shards.
+    pub(super) fn shards(&self) -> &[mpsc::Sender<Command>] {
+        &self.shards
+    }
+
+    fn stripe(&self, address: &Address) -> MutexGuard<'_, HashMap<Address, Interest>> {
+        let index = usize::try_from(self.hasher.hash_one(address) % STRIPES as u64).unwrap_or(0);
+        lock(&self.stripes[index])
+    }
+
+    /// A shard begins to follow an address.
+    pub(super) fn follow(&self, address: &Address, shard: usize) {
+        self.stripe(address)
+            .entry(address.clone())
+            .or_default()
+            .shards |= 1 << shard;
+    }
+
+    /// A shard follows an address no more. If it was the last, `last` runs before any shard can follow it again.
+    pub(super) fn unfollow(&self, address: &Address, shard: usize, last: impl FnOnce()) {
+        let mut stripe = self.stripe(address);
+        let Entry::Occupied(mut entry) = stripe.entry(address.clone()) else {
+            return;
+        };
+        entry.get_mut().shards &= !(1 << shard);
+        if entry.get().shards == 0 {
+            if entry.get().sessions == 0 {
+                entry.remove();
+            }
+            last();
+        }
+    }
+
+    /// Takes a place for one more session of a user; the guard gives it back. The number is how many there are now.
+    pub fn take_user_place(self: &Arc<Self>, user: &UserId) -> (UserPlaceGuard, u32) {
+        let address = Address::User(user.clone());
+        let mut stripe = self.stripe(&address);
+        let interest = stripe.entry(address).or_default();
+        interest.sessions += 1;
+        let guard = UserPlaceGuard {
+            delivery: self.clone(),
+            user: user.clone(),
+        };
+        (guard, interest.sessions)
+    }
+
+    /// The shards that follow an address.
+    pub(super) fn followers(&self, address: &Address) -> Vec<usize> {
+        let shards = self.stripe(address).get(address).map_or(0, |i| i.shards);
+        bits(shards).collect()
+    }
+
+    /// Waits for the echo of a message: how many outboxes of this node took it.
+    pub(super) fn await_echo(&self, id: MessageId) -> EchoGuard<'_> {
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.echoes).insert(id, sender);
+        EchoGuard {
+            delivery: self,
+            id,
+            receiver,
+        }
+    }
+
+    /// Puts a message into the queues of its shards, in the order of its address. Waits while one of them is full.
+    async fn enqueue(&self, message: Message) {
+        let waiting = lock(&self.echoes).remove(&message.id);
+        let tally = waiting.map(Tally::new);
+        let target = message.target.clone();
+        let encoded = Arc::new(Encoded::new(message));
+        loop {
+            let full = match &target {
+                Target::One(Address::Everyone) | Target::Users(_) => {
+                    let _order: Vec<_> = self.stripes.iter().map(lock).collect();
+                    self.try_enqueue(0..self.shards.len(), &target, &encoded, &tally)
+                }
+                Target::One(address) => {
+                    let stripe = self.stripe(address);
+                    let shards = stripe.get(address).map_or(0, |i| i.shards);
+                    self.try_enqueue(bits(shards), &target, &encoded, &tally)
+                }
+            };
+            let Some(full) = full else { return };
+            // A shard that is gone has no sessions to deliver to; its queue then reports closed, not full.
+            let _ = self.shards[full].reserve().await;
+        }
+    }
+
+    /// Into all queues or none; answers which one is full.
+    fn try_enqueue(
+        &self,
+        shards: impl Iterator<Item = usize>,
+        target: &Target,
+        encoded: &Arc<Encoded>,
+        tally: &Option<Tally>,
+    ) -> Option<usize> {
+        let mut permits = Vec::new();
+        for shard in shards {
+            match self.shards[shard].try_reserve() {
+                Ok(permit) => permits.push(permit),
+                Err(mpsc::error::TrySendError::Full(())) => return Some(shard),
+                Err(mpsc::error::TrySendError::Closed(())) => {}
+            }
+        }
+        for permit in permits {
+            permit.send(Command::Deliver(Delivered {
+                target: target.clone(),
+                encoded: encoded.clone(),
+                tally: tally.as_ref().map(Tally::share),
+            }));
+        }
+        None
+    }
+}
+
+impl Arrivals for Delivery {
+    fn arrive(&self, message: Message) -> Later<'_, ()> {
+        Box::pin(self.enqueue(message))
+    }
+}
+
+/// The wait for one echo; forgets it when dropped.
+pub(super) struct EchoGuard<'a> {
+    delivery: &'a Delivery,
+    id: MessageId,
+    receiver: oneshot::Receiver<u32>,
+}
+
+impl EchoGuard<'_> {
+    /// The count, or `None` if the message never came to the shards.
+    pub(super) async fn count(mut self) -> Option<u32> {
+        (&mut self.receiver).await.ok()
+    }
+}
+
+impl Drop for EchoGuard<'_> {
+    fn drop(&mut self) {
+        lock(&self.delivery.echoes).remove(&self.id);
+    }
+}
+
+fn bits(set: u128) -> impl Iterator<Item = usize> {
+    (0..128).filter(move |bit| set >> bit & 1 == 1)
+}
+
+/// A panic while a map was locked leaves at worst one entry too many.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,47 @@
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+
+use crate::model::{Body, Message};
+use crate::wire::codec::{self, Opcode};
+use crate::wire::frames;
+
+/// How a session wants its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// The frames of `tidings.v1`.
+    #[default]
+    Json,
+    /// Bodies alone.
+    Raw,
+}
+
+/// A message with its frames: encoded and framed once for each format, by the first session that needs it.
+pub(super) struct Encoded {
+    message: Message,
+    json: OnceLock<Bytes>,
+    raw: OnceLock<Bytes>,
+}
+
+impl Encoded {
+    pub(super) fn new(message: Message) -> Self {
+        Self {
+            message,
+            json: OnceLock::new(),
+            raw: OnceLock::new(),
+        }
+    }
+
+    /// The frame, shared.
+    pub(super) fn frame(&self, format: Format) -> &Bytes {
+        match format {
+            Format::Json => self.json.get_or_init(|| {
+                codec::frame(Opcode::Text, frames::message(&self.message).as_bytes())
+            }),
+            Format::Raw => self.raw.get_or_init(|| match &self.message.body {
+                Body::Text(text) | Body::Json(text) => codec::frame(Opcode::Text, text.as_bytes()),
+                Body::Binary(bytes) => codec::frame(Opcode::Binary, bytes),
+            }),
+        }
+    }
+}

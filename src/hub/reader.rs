@@ -1,0 +1,424 @@
+use std::io::ErrorKind;
+use std::rc::Rc;
+use std::time::Instant;
+
+use serde_json::value::RawValue;
+use tokio::net::TcpStream;
+
+use super::close::CloseReason;
+use super::router::Refusal;
+use super::session::{Phase, SessionKey};
+use super::shard::Shard;
+use super::{Format, PublishRule};
+use crate::model::{Address, Body, ChannelName, Class};
+use crate::telemetry::Reason;
+use crate::wire::codec::{self, Decoder, Event, Opcode, Role};
+use crate::wire::frames::{self, ClientFrame, ErrorCode, ServerFrame};
+
+/// What a client asked that has to wait for others. Its connection is read on once it is done, so a client's wishes are
+/// met in its order, and a client can never have more than one under way.
+enum Wish {
+    Subscribe {
+        reference: Option<Box<RawValue>>,
+        channel: ChannelName,
+    },
+    Publish {
+        reference: Option<Box<RawValue>>,
+        channel: ChannelName,
+        data: Body,
+    },
+}
+
+enum Step {
+    /// The socket has no more for now.
+    Wait,
+    /// There was more than one buffer of it: others first.
+    Yield,
+    /// Something has to be waited for; `pending` holds what came behind it.
+    Wish(Wish),
+    /// The session is gone.
+    End,
+}
+
+/// The one loop of a connection. Its input: the socket; what it writes goes through the outbox. It ends with the session,
+/// which aborts it.
+pub(super) async fn read_loop(
+    shard: Rc<Shard>,
+    key: SessionKey,
+    stream: Rc<TcpStream>,
+    early: Vec<u8>,
+) {
+    let limits = codec::Limits {
+        message_bytes: shard.hub.limits.message_bytes,
+        fragments: shard.hub.limits.fragments,
+    };
+    let mut decoder = Decoder::new(Role::Server, limits);
+    let mut pending = early;
+    loop {
+        let step = shard.step(key, &stream, &mut decoder, &mut pending);
+        shard.work.notify_one();
+        match step {
+            Step::Wait => {
+                if stream.readable().await.is_err() {
+                    return;
+                }
+            }
+            Step::Yield => tokio::task::yield_now().await,
+            // Boxed, so that a connection that never asks does not pay for it.
+            Step::Wish(wish) => Box::pin(shard.fulfil(key, wish)).await,
+            Step::End => return,
+        }
+    }
+}
+
+impl Shard {
+    /// Reads once and takes what came.
+    fn step(
+        &self,
+        key: SessionKey,
+        stream: &TcpStream,
+        decoder: &mut Decoder,
+        pending: &mut Vec<u8>,
+    ) -> Step {
+        if !pending.is_empty() {
+            let mut bytes = std::mem::take(pending);
+            return match self.take(key, decoder, &mut bytes, pending) {
+                Step::Wait => Step::Yield,
+                step => step,
+            };
+        }
+        let mut buffer = self.read_buffer.borrow_mut();
+        match stream.try_read(&mut buffer) {
+            Ok(0) => {
+                self.state.borrow_mut().remove(key, false);
+                Step::End
+            }
+            Ok(count) => {
+                self.hub.metrics.bytes_in.inc_by(count as u64);
+                self.state.borrow_mut().heard(key);
+                match self.take(key, decoder, &mut buffer[..count], pending) {
+                    Step::Wait => Step::Yield,
+                    step => step,
+                }
+            }
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                Step::Wait
+            }
+            Err(_) => {
+                self.state.borrow_mut().remove(key, false);
+                Step::End
+            }
+        }
+    }
+
+    /// Decodes bytes and does what their frames say, up to a wish.
+    fn take(
+        &self,
+        key: SessionKey,
+        decoder: &mut Decoder,
+        bytes: &mut [u8],
+        pending: &mut Vec<u8>,
+    ) -> Step {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let lingering = self.state.borrow_mut().get(key).map(|s| s.phase);
+            match lingering {
+                None => return Step::End,
+                // Whatever comes behind a close frame is not looked at (RFC 6455, 5.5.1).
+                Some(Phase::Lingering { .. }) => return Step::Wait,
+                Some(_) => {}
+            }
+            let wish = match decoder.next(&mut rest) {
+                Ok(None) => break,
+                Ok(Some(event)) => self.event(key, event),
+                Err(error) => {
+                    let reason = CloseReason::Protocol {
+                        code: error.close_code(),
+                        name: error.name(),
+                    };
+                    self.state.borrow_mut().close(key, reason, None);
+                    return Step::Wait;
+                }
+            };
+            if let Some(wish) = wish {
+                *pending = rest.to_vec();
+                return Step::Wish(wish);
+            }
+        }
+        Step::Wait
+    }
+
+    fn event(&self, key: SessionKey, event: Event<'_>) -> Option<Wish> {
+        self.hub.metrics.frames_in.inc();
+        let mut state = self.state.borrow_mut();
+        let session = state.get(key)?;
+        if let Some(bucket) = &mut session.frames
+            && session.phase == Phase::Open
+            && !bucket.take(1.0, Instant::now())
+        {
+            state.close(key, CloseReason::TooManyFrames, None);
+            return None;
+        }
+        let open = session.is_open();
+        match event {
+            Event::Close(close) => {
+                state.closed_by_client(key, close.map(|close| close.code));
+                None
+            }
+            Event::Ping(payload) if open => {
+                state.push_frame(key, codec::frame(Opcode::Pong, &payload));
+                None
+            }
+            #[cfg(feature = "echo")]
+            Event::Text(text) if open && session.echo => {
+                state.push_frame(key, codec::frame(Opcode::Text, text.as_bytes()));
+                None
+            }
+            #[cfg(feature = "echo")]
+            Event::Binary(bytes) if open && session.echo => {
+                state.push_frame(key, codec::frame(Opcode::Binary, &bytes));
+                None
+            }
+            Event::Text(text) if open => {
+                drop(state);
+                self.client_frame(key, &text)
+            }
+            Event::Binary(_) if open => {
+                drop(state);
+                let message = "a binary frame is not of the wire; send JSON text";
+                self.client_error(key, None, ErrorCode::BadRequest, message);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn client_frame(&self, key: SessionKey, text: &str) -> Option<Wish> {
+        let (frame, reference) = match frames::parse_client(text) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                self.client_error(key, error.reference, error.code, &error.message);
+                return None;
+            }
+        };
+        let owned = reference.map(ToOwned::to_owned);
+        match frame {
+            ClientFrame::Pong => None,
+            ClientFrame::Ping => {
+                self.state
+                    .borrow_mut()
+                    .reply(key, &ServerFrame::Pong { reference });
+                None
+            }
+            ClientFrame::Subscribe { channel } => Some(Wish::Subscribe {
+                reference: owned,
+                channel,
+            }),
+            ClientFrame::Publish { channel, data } => Some(Wish::Publish {
+                reference: owned,
+                channel,
+                data: Body::Json(data.get().into()),
+            }),
+            ClientFrame::Unsubscribe { channel } => {
+                let left = self
+                    .state
+                    .borrow_mut()
+                    .detach(key, &Address::Channel(channel.clone()));
+                if left {
+                    self.state.borrow_mut().reply(
+                        key,
+                        &ServerFrame::Unsubscribed {
+                            reference,
+                            channel: &channel,
+                            code: None,
+                        },
+                    );
+                } else {
+                    let message = format!("this connection does not subscribe to {channel}");
+                    self.client_error(key, reference, ErrorCode::NotSubscribed, &message);
+                }
+                None
+            }
+        }
+    }
+
+    /// Answers a bad frame; too many end the connection.
+    fn client_error(
+        &self,
+        key: SessionKey,
+        reference: Option<&RawValue>,
+        code: ErrorCode,
+        message: &str,
+    ) {
+        let reason = code.name();
+        self.hub
+            .metrics
+            .client_errors
+            .get_or_create(&Reason { reason })
+            .inc();
+        let mut state = self.state.borrow_mut();
+        state.reply(
+            key,
+            &ServerFrame::Error {
+                reference,
+                code,
+                message,
+            },
+        );
+        let Some(session) = state.get(key) else {
+            return;
+        };
+        // A refusal of what was well asked is not the client's error.
+        if matches!(code, ErrorCode::BadRequest) {
+            session.errors += 1;
+            let many = session.errors >= self.hub.limits.max_client_errors.max(1);
+            if many {
+                state.close(key, CloseReason::ClientErrors, None);
+            }
+        }
+    }
+
+    async fn fulfil(self: &Rc<Self>, key: SessionKey, wish: Wish) {
+        match wish {
+            Wish::Subscribe { reference, channel } => {
+                self.subscribe_one(key, reference.as_deref(), channel).await
+            }
+            Wish::Publish {
+                reference,
+                channel,
+                data,
+            } => {
+                self.publish_one(key, reference.as_deref(), channel, data)
+                    .await
+            }
+        }
+        self.state.borrow_mut().flush(key);
+    }
+
+    async fn subscribe_one(
+        self: &Rc<Self>,
+        key: SessionKey,
+        reference: Option<&RawValue>,
+        channel: ChannelName,
+    ) {
+        let address = Address::Channel(channel.clone());
+        let verdict = {
+            let mut state = self.state.borrow_mut();
+            let Some(session) = state.get(key) else {
+                return;
+            };
+            let full = session.channels().count() >= self.hub.limits.subscriptions;
+            let granted = session.granted.contains(&channel);
+            match self.may_subscribe(&channel, granted) {
+                _ if session.subscribes_to(&address) => Ok(true),
+                Err(refused) => Err(refused),
+                Ok(()) if full => Err((
+                    ErrorCode::Limit,
+                    "too many subscriptions; unsubscribe from another first",
+                )),
+                Ok(()) => Ok(false),
+            }
+        };
+        match verdict {
+            Err((code, why)) => {
+                return self.client_error(
+                    key,
+                    reference,
+                    code,
+                    &format!("channel {channel}: {why}"),
+                );
+            }
+            Ok(true) => {}
+            Ok(false) => {
+                let hold = match self.hold(address.clone()).await {
+                    Ok(hold) => hold,
+                    Err(_) => {
+                        let message = "the backplane cannot be reached; try again";
+                        return self.client_error(key, reference, ErrorCode::Unavailable, message);
+                    }
+                };
+                {
+                    let mut state = self.state.borrow_mut();
+                    // A service may have subscribed it meanwhile, or the session may have ended.
+                    if state
+                        .get(key)
+                        .is_some_and(|s| s.is_open() && !s.subscribes_to(&address))
+                    {
+                        state.attach(key, address);
+                    }
+                }
+                drop(hold);
+            }
+        }
+        self.state.borrow_mut().reply(
+            key,
+            &ServerFrame::Subscribed {
+                reference,
+                channel: &channel,
+            },
+        );
+    }
+
+    async fn publish_one(
+        self: &Rc<Self>,
+        key: SessionKey,
+        reference: Option<&RawValue>,
+        channel: ChannelName,
+        data: Body,
+    ) {
+        let raw = {
+            let mut state = self.state.borrow_mut();
+            let Some(session) = state.get(key) else {
+                return;
+            };
+            let subscribes = session.subscribes_to(&Address::Channel(channel.clone()));
+            let refused = match self.hub.namespaces.of(&channel).publish {
+                PublishRule::Any => None,
+                PublishRule::Subscriber if subscribes => None,
+                PublishRule::Subscriber => {
+                    Some("subscribe first: only subscribers may publish in this namespace")
+                }
+                PublishRule::Nobody => Some("clients may not publish in this namespace"),
+            };
+            let raw = session.format == Format::Raw;
+            drop(state);
+            if let Some(why) = refused {
+                let message = format!("channel {channel}: {why}");
+                return self.client_error(key, reference, ErrorCode::Forbidden, &message);
+            }
+            raw
+        };
+        let outcome = self.hub.router.publish(channel, data, Class::Unset).await;
+        match outcome {
+            Ok(_) if raw => {}
+            Ok(accepted) => self.state.borrow_mut().reply(
+                key,
+                &ServerFrame::Published {
+                    reference,
+                    id: accepted.id.to_string(),
+                },
+            ),
+            Err(refusal) => {
+                let (code, message) = match refusal {
+                    Refusal::Invalid { field, problem } => {
+                        (ErrorCode::BadRequest, format!("{field} {problem}"))
+                    }
+                    Refusal::Busy { .. } => {
+                        (ErrorCode::Limit, "the node is busy; try again".into())
+                    }
+                    Refusal::Unavailable(_) => (
+                        ErrorCode::Unavailable,
+                        "the backplane cannot be reached".into(),
+                    ),
+                    Refusal::Unknown { id, .. } => (
+                        ErrorCode::Unavailable,
+                        format!("it is not known whether message {id} was accepted"),
+                    ),
+                };
+                self.client_error(key, reference, code, &message);
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+
+use super::admission::{Bucket, PlaceGuard};
+use super::delivery::UserPlaceGuard;
+use super::encoded::Format;
+use super::outbox::Outbox;
+use super::wheel::Tick;
+use crate::model::{Address, ChannelName, ConnectionId, DeviceName};
+
+/// Where a session is in its shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SessionKey {
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+}
+
+/// Where a session is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It takes messages.
+    Open,
+    /// Our close frame is out (or in the outbox); the client's is awaited until the tick. `reset` = a client that does
+    /// not read is not waited for: the socket is reset.
+    Closing { until: Tick, reset: bool },
+    /// Both close frames are there (or none will come); the client's end of the stream is awaited until the tick.
+    Lingering { until: Tick },
+}
+
+/// An admitted connection, as the hub sees it.
+pub(super) struct Session {
+    pub(super) id: ConnectionId,
+    pub(super) device: Option<DeviceName>,
+    pub(super) connected_at: SystemTime,
+    pub(super) stream: Rc<TcpStream>,
+    pub(super) phase: Phase,
+    pub(super) format: Format,
+    /// Pings are frames of the wire, for clients that cannot see the protocol's.
+    pub(super) ping_frame: bool,
+    #[cfg(feature = "echo")]
+    pub(super) echo: bool,
+    pub(super) outbox: Outbox,
+    /// Among the shard's dirty sessions, or in its window.
+    pub(super) queued: bool,
+    /// The socket took less than was there; someone waits until it takes more.
+    pub(super) blocked: Option<AbortHandle>,
+    pub(super) reader: Option<AbortHandle>,
+    /// Milliseconds of the shard's clock.
+    pub(super) last_write: u32,
+    pub(super) heard: Tick,
+    pub(super) sent: Tick,
+    /// When a ping went out that was not answered yet; 0 = none.
+    pub(super) pinged: Tick,
+    /// This session's share of the jitter, in ticks between heartbeats; 0 = off.
+    pub(super) interval: Tick,
+    /// When the wheel comes for it next.
+    pub(super) armed: Tick,
+    /// When the session ends by its ticket; 0 = never.
+    pub(super) ends: Tick,
+    /// When it is told to leave, in a drain; 0 = not draining.
+    pub(super) slot: Tick,
+    pub(super) errors: u32,
+    pub(super) frames: Option<Box<Bucket>>,
+    pub(super) subscriptions: Vec<Subscription>,
+    /// Channels that the ticket or a service named.
+    pub(super) granted: Vec<ChannelName>,
+    /// Gives its places on the node and under the user's limit back.
+    pub(super) _places: (PlaceGuard, Option<UserPlaceGuard>),
+}
+
+/// One address that a session follows, and where the session stands in the address's list of followers.
+pub(super) struct Subscription {
+    pub(super) address: Address,
+    pub(super) place: u32,
+}
+
+impl Session {
+    pub(super) fn subscribes_to(&self, address: &Address) -> bool {
+        self.subscriptions.iter().any(|s| s.address == *address)
+    }
+
+    pub(super) fn channels(&self) -> impl Iterator<Item = &ChannelName> {
+        self.subscriptions.iter().filter_map(|s| match &s.address {
+            Address::Channel(channel) => Some(channel),
+            Address::User(_) | Address::Everyone => None,
+        })
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// When it must be looked at next; `None` = never, while nothing happens.
+    pub(super) fn next_due(&self, pong_timeout: Tick) -> Option<Tick> {
+        match self.phase {
+            Phase::Closing { until, .. } | Phase::Lingering { until } => Some(until),
+            Phase::Open => {
+                let heartbeat = match (self.interval, self.pinged) {
+                    (0, _) => 0,
+                    (interval, 0) => self.heard.min(self.sent).saturating_add(interval),
+                    (_, pinged) => pinged.saturating_add(pong_timeout),
+                };
+                [heartbeat, self.ends, self.slot]
+                    .into_iter()
+                    .filter(|at| *at > 0)
+                    .min()
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for task in [self.reader.take(), self.blocked.take()]
+            .into_iter()
+            .flatten()
+        {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,314 @@
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+
+use super::admission::{Bucket, PlaceGuard};
+use super::delivery::UserPlaceGuard;
+use super::session::{Phase, Session, SessionKey};
+use super::state::State;
+use super::wheel::ticks;
+use super::{Format, Hub, SubscribeRule, UserLimit, reader};
+use crate::model::{Address, ChannelName, ConnectionId, Grant};
+use crate::wire::frames::{ErrorCode, ServerFrame};
+
+/// One core's share of a node. Lives on its thread; everything in it is touched by that thread alone.
+pub struct Shard {
+    pub(super) state: RefCell<State>,
+    pub(super) read_buffer: RefCell<Box<[u8]>>,
+    /// What all shards share.
+    pub hub: Arc<Hub>,
+    pub(super) index: usize,
+    /// Something was put into an outbox outside of the shard's loop.
+    pub(super) work: Notify,
+    /// The listening socket is to be closed.
+    pub(super) stop_accepting: Notify,
+}
+
+/// How a client wants its connection.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// Channels of the query; the ticket's come on top.
+    pub channels: Vec<ChannelName>,
+    /// How messages look.
+    pub format: Format,
+    /// Pings are frames of the wire.
+    pub ping_frame: bool,
+    /// Sends every message back (test builds).
+    #[cfg(feature = "echo")]
+    pub echo: bool,
+}
+
+/// Why a session was not admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// The user has as many connections as it may.
+    UserLimit,
+    /// The backplane cannot be reached.
+    Unavailable(String),
+}
+
+/// A session in the making: all is settled but the socket.
+pub struct Prepared {
+    grant: Grant,
+    asked: Asked,
+    place: PlaceGuard,
+    user_place: Option<UserPlaceGuard>,
+    inbox: Hold,
+    channels: Vec<Hold>,
+    refused: Vec<(ChannelName, ErrorCode, &'static str)>,
+}
+
+/// Keeps this shard following an address while nobody is attached to it yet.
+pub(super) struct Hold {
+    shard: Rc<Shard>,
+    pub(super) address: Address,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.shard.state.borrow_mut();
+        if let Some(followers) = state.followers.get_mut(&self.address) {
+            followers.holds -= 1;
+        }
+        state.leave_if_unfollowed(&self.address);
+    }
+}
+
+impl Shard {
+    /// Makes this node listen to an address and this shard follow it.
+    pub(super) async fn hold(self: &Rc<Self>, address: Address) -> Result<Hold, String> {
+        let listened = {
+            let mut state = self.state.borrow_mut();
+            let index = state.index;
+            if !state.followers.contains_key(&address) {
+                state.hub.delivery.follow(&address, index);
+            }
+            let followers = state.followers.entry(address.clone()).or_default();
+            followers.holds += 1;
+            followers.listened
+        };
+        let hold = Hold {
+            shard: self.clone(),
+            address,
+        };
+        if !listened {
+            self.hub.backplane.listen(hold.address.clone()).await?;
+            if let Some(followers) = self.state.borrow_mut().followers.get_mut(&hold.address) {
+                followers.listened = true;
+            }
+        }
+        Ok(hold)
+    }
+
+    /// Settles all that a session needs but its socket: the user's limit, and the backplane's confirmation for its inbox
+    /// and channels.
+    ///
+    /// # Errors
+    /// See [`NotAdmitted`]; nothing is kept.
+    pub async fn prepare(
+        self: &Rc<Self>,
+        grant: Grant,
+        asked: Asked,
+        place: PlaceGuard,
+    ) -> Result<Prepared, NotAdmitted> {
+        let limits = &self.hub.limits;
+        let mut user_place = None;
+        if limits.connections_per_user > 0 {
+            let (guard, count) = self.hub.delivery.take_user_place(&grant.user);
+            if let Some(over) = count.checked_sub(limits.connections_per_user + 1) {
+                if limits.user_limit == UserLimit::Refuse {
+                    return Err(NotAdmitted::UserLimit);
+                }
+                self.hub
+                    .router
+                    .replace_oldest(&grant.user, over as usize + 1)
+                    .await;
+            }
+            user_place = Some(guard);
+        }
+        let unavailable = NotAdmitted::Unavailable;
+        let inbox = self
+            .hold(Address::User(grant.user.clone()))
+            .await
+            .map_err(unavailable)?;
+        let mut channels: Vec<Hold> = Vec::new();
+        let mut refused = Vec::new();
+        let wanted = grant.channels.iter().chain(&asked.channels);
+        for channel in wanted {
+            let address = Address::Channel(channel.clone());
+            if channels.iter().any(|hold| hold.address == address) {
+                continue;
+            }
+            if let Err((code, why)) = self.may_subscribe(channel, grant.channels.contains(channel))
+            {
+                refused.push((channel.clone(), code, why));
+            } else if channels.len() >= limits.subscriptions {
+                refused.push((channel.clone(), ErrorCode::Limit, "too many subscriptions"));
+            } else {
+                channels.push(self.hold(address).await.map_err(unavailable)?);
+            }
+        }
+        Ok(Prepared {
+            grant,
+            asked,
+            place,
+            user_place,
+            inbox,
+            channels,
+            refused,
+        })
+    }
+
+    /// Whether a session may subscribe to a channel by the rules of its namespace.
+    pub(super) fn may_subscribe(
+        &self,
+        channel: &ChannelName,
+        granted: bool,
+    ) -> Result<(), (ErrorCode, &'static str)> {
+        match self.hub.namespaces.of(channel).subscribe {
+            SubscribeRule::Any => Ok(()),
+            SubscribeRule::Ticket if granted => Ok(()),
+            SubscribeRule::Ticket => Err((
+                ErrorCode::Forbidden,
+                "only a ticket or a service may name a channel of this namespace",
+            )),
+            SubscribeRule::Nobody => Err((
+                ErrorCode::Forbidden,
+                "nobody may subscribe in this namespace",
+            )),
+        }
+    }
+
+    /// Makes a session of an upgraded socket: `welcome`, then `subscribed` for each channel, then messages. `early` is
+    /// what the client sent behind its handshake.
+    pub fn admit(self: &Rc<Self>, prepared: Prepared, stream: TcpStream, early: Vec<u8>) {
+        let stream = Rc::new(stream);
+        let Prepared {
+            grant,
+            asked,
+            place,
+            user_place,
+            inbox,
+            channels,
+            refused,
+        } = prepared;
+        let mut state = self.state.borrow_mut();
+        let key = state.next_key();
+        let session = self.session(
+            &state,
+            key,
+            &grant,
+            &asked,
+            stream.clone(),
+            (place, user_place),
+        );
+        let id = session.id;
+        state.insert(key, session);
+        state.attach(key, inbox.address.clone());
+        let heartbeat = self.hub.heartbeat.interval.as_secs();
+        let device = grant.device.as_ref();
+        if !asked.is_echo() {
+            let welcome = ServerFrame::welcome(id, &grant.user, device, &self.hub.node, heartbeat);
+            state.reply(key, &welcome);
+        }
+        for hold in &channels {
+            if let Address::Channel(channel) = &hold.address {
+                state.attach(key, hold.address.clone());
+                state.reply(
+                    key,
+                    &ServerFrame::Subscribed {
+                        reference: None,
+                        channel,
+                    },
+                );
+            }
+        }
+        for (channel, code, why) in &refused {
+            let message = format!("channel {channel}: {why}");
+            state.reply(
+                key,
+                &ServerFrame::Error {
+                    reference: None,
+                    code: *code,
+                    message: &message,
+                },
+            );
+        }
+        self.hub.metrics.handshakes.inc();
+        let task = spawn_local(reader::read_loop(self.clone(), key, stream, early));
+        if let Some(session) = state.get(key) {
+            session.reader = Some(task.abort_handle());
+        }
+        state.flush(key);
+        state.rearm(key);
+        // The holds look at the state when they go.
+        drop(state);
+        drop((inbox, channels));
+        self.work.notify_one();
+    }
+
+    fn session(
+        &self,
+        state: &State,
+        key: SessionKey,
+        grant: &Grant,
+        asked: &Asked,
+        stream: Rc<TcpStream>,
+        places: (PlaceGuard, Option<UserPlaceGuard>),
+    ) -> Session {
+        let now = state.wheel.tick(Instant::now());
+        let interval = ticks(self.hub.heartbeat.interval);
+        let rate = self.hub.limits.client_frames_per_second;
+        Session {
+            id: ConnectionId {
+                incarnation: self.hub.incarnation,
+                shard: self.index as u16,
+                slot: key.slot,
+                generation: key.generation,
+            },
+            device: grant.device.clone(),
+            connected_at: SystemTime::now(),
+            stream,
+            phase: Phase::Open,
+            format: asked.format,
+            ping_frame: asked.ping_frame,
+            #[cfg(feature = "echo")]
+            echo: asked.echo,
+            outbox: Default::default(),
+            queued: false,
+            blocked: None,
+            reader: None,
+            last_write: 0,
+            heard: now,
+            sent: now,
+            pinged: 0,
+            interval: interval.saturating_sub(rand::random_range(0..=interval / 5)),
+            armed: 0,
+            ends: grant
+                .session_seconds
+                .map_or(0, |s| now + ticks(Duration::from_secs(s))),
+            slot: 0,
+            errors: 0,
+            frames: (rate > 0 && !asked.is_echo())
+                .then(|| Box::new(Bucket::new(rate, Instant::now()))),
+            subscriptions: Vec::with_capacity(1),
+            granted: grant.channels.to_vec(),
+            _places: places,
+        }
+    }
+}
+
+impl Asked {
+    /// Whether every message goes back (test builds).
+    pub(super) fn is_echo(&self) -> bool {
+        #[cfg(feature = "echo")]
+        return self.echo;
+        #[cfg(not(feature = "echo"))]
+        return false;
+    }
+}

@@ -1,0 +1,501 @@
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use socket2::SockRef;
+
+use super::close::CloseReason;
+use super::command::Delivered;
+use super::outbox::{OutboxPool, no_slices};
+use super::session::{Phase, Session, SessionKey, Subscription};
+use super::wheel::{Tick, Wheel, ticks};
+use super::{Hub, encoded::Format};
+use crate::model::{Address, Target};
+use crate::wire::codec::{self, CloseCode, Opcode};
+use crate::wire::frames::ServerFrame;
+
+/// How long a client has to answer our close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a slow consumer's socket has to take the close frame before it is reset.
+const SLOW_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the end of the stream is awaited after the close frames.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Who follows an address in this shard.
+#[derive(Default)]
+pub(super) struct Followers {
+    pub(super) members: Vec<SessionKey>,
+    /// Handshakes and subscribes that wait for the backplane.
+    pub(super) holds: u32,
+    /// The backplane confirmed that this node listens.
+    pub(super) listened: bool,
+}
+
+struct Slot {
+    generation: u32,
+    session: Option<Box<Session>>,
+}
+
+/// All that a shard owns. Touched only by the shard's thread, and never across an await.
+pub(super) struct State {
+    pub(super) hub: Arc<Hub>,
+    pub(super) index: usize,
+    began: Instant,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    pub(super) followers: HashMap<Address, Followers>,
+    pub(super) wheel: Wheel<SessionKey>,
+    pub(super) dirty: Vec<SessionKey>,
+    pool: OutboxPool,
+    pub(super) pong_timeout: Tick,
+    /// Sessions that the shard's loop must wait for: their sockets are full.
+    pub(super) stalled: Vec<SessionKey>,
+}
+
+impl State {
+    pub(super) fn new(hub: Arc<Hub>, index: usize) -> Self {
+        let began = Instant::now();
+        Self {
+            pong_timeout: ticks(hub.heartbeat.pong_timeout).max(1),
+            hub,
+            index,
+            began,
+            slots: Vec::new(),
+            free: Vec::new(),
+            followers: HashMap::new(),
+            wheel: Wheel::new(began),
+            dirty: Vec::new(),
+            pool: OutboxPool::default(),
+            stalled: Vec::new(),
+        }
+    }
+
+    /// Milliseconds of the shard's clock.
+    pub(super) fn millis(&self, now: Instant) -> u32 {
+        // Wraps after 49 days; only differences are used.
+        now.saturating_duration_since(self.began).as_millis() as u32
+    }
+
+    /// The key that the next session will get.
+    pub(super) fn next_key(&mut self) -> SessionKey {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot {
+                generation: 0,
+                session: None,
+            });
+            u32::try_from(self.slots.len() - 1).expect("descriptors are fewer than 2^32")
+        });
+        SessionKey {
+            slot,
+            generation: self.slots[slot as usize].generation,
+        }
+    }
+
+    pub(super) fn insert(&mut self, key: SessionKey, session: Session) {
+        self.slots[key.slot as usize].session = Some(Box::new(session));
+        self.hub.metrics.connections.inc();
+    }
+
+    pub(super) fn get(&mut self, key: SessionKey) -> Option<&mut Session> {
+        live(&mut self.slots, key)
+    }
+
+    /// All sessions' keys.
+    pub(super) fn keys(&self) -> Vec<SessionKey> {
+        let keys = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.session.is_some());
+        keys.map(|(index, slot)| SessionKey {
+            slot: index as u32,
+            generation: slot.generation,
+        })
+        .collect()
+    }
+
+    /// Makes a session follow an address.
+    pub(super) fn attach(&mut self, key: SessionKey, address: Address) {
+        let members = &mut self.followers.entry(address.clone()).or_default().members;
+        let place = members.len() as u32;
+        members.push(key);
+        if let Some(session) = self.get(key) {
+            session.subscriptions.push(Subscription { address, place });
+        }
+    }
+
+    /// Ends that. False if it did not follow it.
+    pub(super) fn detach(&mut self, key: SessionKey, address: &Address) -> bool {
+        let Some(session) = self.get(key) else {
+            return false;
+        };
+        let Some(at) = session
+            .subscriptions
+            .iter()
+            .position(|s| s.address == *address)
+        else {
+            return false;
+        };
+        let place = session.subscriptions.swap_remove(at).place as usize;
+        if session.subscriptions.is_empty() {
+            session.subscriptions = Vec::new();
+        }
+        let Some(followers) = self.followers.get_mut(address) else {
+            return false;
+        };
+        followers.members.swap_remove(place);
+        let moved = followers.members.get(place).copied();
+        if let Some(moved) = moved.and_then(|key| self.get(key))
+            && let Some(theirs) = moved
+                .subscriptions
+                .iter_mut()
+                .find(|s| s.address == *address)
+        {
+            theirs.place = place as u32;
+        }
+        self.leave_if_unfollowed(address);
+        true
+    }
+
+    /// Tells the router once nobody here follows an address.
+    pub(super) fn leave_if_unfollowed(&mut self, address: &Address) {
+        let unfollowed = self
+            .followers
+            .get(address)
+            .is_some_and(|f| f.members.is_empty() && f.holds == 0);
+        if unfollowed {
+            self.followers.remove(address);
+            self.hub.unfollow(address, self.index);
+        }
+    }
+
+    /// Puts a message into the outboxes of its sessions; answers how many took it.
+    pub(super) fn deliver(&mut self, delivered: &Delivered) -> u32 {
+        let mut took = 0;
+        match &delivered.target {
+            Target::One(Address::Everyone) => {
+                for key in self.keys() {
+                    took += u32::from(self.offer(key, delivered));
+                }
+            }
+            Target::One(address) => took = self.deliver_to(address, delivered),
+            Target::Users(users) => {
+                for user in users.iter() {
+                    took += self.deliver_to(&Address::User(user.clone()), delivered);
+                }
+            }
+        }
+        self.hub.metrics.messages_delivered.inc_by(took.into());
+        took
+    }
+
+    fn deliver_to(&mut self, address: &Address, delivered: &Delivered) -> u32 {
+        // Taken out for the loop, so that sessions can be changed meanwhile; a session that closes in it only leaves
+        // its phase, it is detached later.
+        let Some(followers) = self.followers.get_mut(address) else {
+            return 0;
+        };
+        let members = std::mem::take(&mut followers.members);
+        let mut slow = Vec::new();
+        let mut took = 0;
+        for key in &members {
+            match self.push(*key, delivered) {
+                Pushed::Taken => took += 1,
+                Pushed::Full => slow.push(*key),
+                Pushed::Closed => {}
+            }
+        }
+        if let Some(followers) = self.followers.get_mut(address) {
+            followers.members = members;
+        }
+        for key in slow {
+            took += u32::from(self.offer(key, delivered));
+        }
+        took
+    }
+
+    /// Puts a message into one outbox, after a try to make room; a session without room is a slow consumer.
+    fn offer(&mut self, key: SessionKey, delivered: &Delivered) -> bool {
+        if self.push(key, delivered) == Pushed::Full {
+            self.flush(key);
+            if self.push(key, delivered) == Pushed::Full {
+                self.close_slow(key);
+                return false;
+            }
+        }
+        self.get(key).is_some_and(|s| s.is_open())
+    }
+
+    fn push(&mut self, key: SessionKey, delivered: &Delivered) -> Pushed {
+        let Some(session) = live(&mut self.slots, key) else {
+            return Pushed::Closed;
+        };
+        if !session.is_open() {
+            return Pushed::Closed;
+        }
+        let frame = delivered.encoded.frame(session.format);
+        let node_full = !session.outbox.is_empty()
+            && self.hub.outbox_bytes.load(Ordering::Relaxed) + frame.len()
+                > self.hub.outbox_bytes_max;
+        let waits = session.outbox.bytes();
+        if node_full || (waits > 0 && waits + frame.len() > self.hub.limits.outbox_bytes) {
+            return Pushed::Full;
+        }
+        self.hub
+            .outbox_bytes
+            .fetch_add(frame.len(), Ordering::Relaxed);
+        session.outbox.push(frame.clone(), &mut self.pool);
+        if !session.queued {
+            session.queued = true;
+            self.dirty.push(key);
+        }
+        Pushed::Taken
+    }
+
+    /// Puts a frame of our own into the outbox of an open session.
+    pub(super) fn reply(&mut self, key: SessionKey, frame: &ServerFrame<'_>) {
+        let Some(session) = self.get(key) else { return };
+        if session.is_open() && session.format == Format::Json {
+            self.push_frame(key, codec::frame(Opcode::Text, frame.to_json().as_bytes()));
+        }
+    }
+
+    /// Puts an encoded frame into an outbox, whatever the phase. One that does not fit makes a slow consumer.
+    pub(super) fn push_frame(&mut self, key: SessionKey, frame: Bytes) {
+        let limit = self.hub.limits.outbox_bytes;
+        let Some(session) = live(&mut self.slots, key) else {
+            return;
+        };
+        if session.is_open() && session.outbox.bytes() > limit {
+            self.close_slow(key);
+            return;
+        }
+        self.hub
+            .outbox_bytes
+            .fetch_add(frame.len(), Ordering::Relaxed);
+        session.outbox.push(frame, &mut self.pool);
+        if !session.queued {
+            session.queued = true;
+            self.dirty.push(key);
+        }
+    }
+
+    fn close_slow(&mut self, key: SessionKey) {
+        self.hub.metrics.slow_consumers.inc();
+        self.close(key, CloseReason::SlowConsumer, None);
+    }
+
+    /// Begins to close a session: it takes no more messages, and its close frame is the next that it gets, but for a
+    /// frame that is partly written.
+    pub(super) fn close(&mut self, key: SessionKey, reason: CloseReason, text: Option<&str>) {
+        let now = self.wheel.tick(Instant::now());
+        let Some(session) = self.get(key) else { return };
+        if !session.is_open() {
+            return;
+        }
+        session.phase = match reason {
+            CloseReason::SlowConsumer | CloseReason::NoPong => Phase::Closing {
+                until: now + ticks(SLOW_TIMEOUT),
+                reset: true,
+            },
+            CloseReason::Protocol { .. } => Phase::Lingering {
+                until: now + ticks(LINGER),
+            },
+            _ => Phase::Closing {
+                until: now + ticks(CLOSE_TIMEOUT),
+                reset: false,
+            },
+        };
+        let code = reason.code();
+        if matches!(reason, CloseReason::SlowConsumer) {
+            let before = session.outbox.bytes();
+            session.outbox.clear_unwritten();
+            let dropped = before - session.outbox.bytes();
+            self.hub.outbox_bytes.fetch_sub(dropped, Ordering::Relaxed);
+        }
+        self.hub.metrics.closed(code.get(), reason.name());
+        self.push_frame(key, codec::close_frame(code, text.unwrap_or(reason.name())));
+        self.detach_all(key);
+        self.flush(key);
+        self.rearm(key);
+    }
+
+    /// The client's close frame came: answer it, if it is the first, and end the stream.
+    pub(super) fn closed_by_client(&mut self, key: SessionKey, code: Option<CloseCode>) {
+        let now = self.wheel.tick(Instant::now());
+        let Some(session) = self.get(key) else { return };
+        let first = session.is_open();
+        session.phase = Phase::Lingering {
+            until: now + ticks(LINGER),
+        };
+        if first {
+            self.hub.metrics.closed(
+                code.map_or(1005, CloseCode::get),
+                CloseReason::Client.name(),
+            );
+            let answer = match code {
+                Some(code) => codec::close_frame(code, ""),
+                None => codec::frame(Opcode::Close, &[]),
+            };
+            self.push_frame(key, answer);
+            self.detach_all(key);
+        }
+        self.flush(key);
+        self.rearm(key);
+    }
+
+    fn detach_all(&mut self, key: SessionKey) {
+        while let Some(address) = self
+            .get(key)
+            .and_then(|s| s.subscriptions.last())
+            .map(|s| s.address.clone())
+        {
+            self.detach(key, &address);
+        }
+    }
+
+    /// Ends a session at once: its socket is closed, or reset.
+    pub(super) fn remove(&mut self, key: SessionKey, reset: bool) {
+        if self.get(key).is_none() {
+            return;
+        }
+        self.detach_all(key);
+        let slot = &mut self.slots[key.slot as usize];
+        let Some(session) = slot.session.take() else {
+            return;
+        };
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(key.slot);
+        if session.is_open() {
+            self.hub.metrics.closed(1006, CloseReason::Lost.name());
+        }
+        if reset {
+            // The kernel would go on offering what the client does not take.
+            let _ = SockRef::from(&*session.stream).set_linger(Some(Duration::ZERO));
+        }
+        self.hub
+            .outbox_bytes
+            .fetch_sub(session.outbox.bytes(), Ordering::Relaxed);
+        self.hub.metrics.connections.dec();
+    }
+
+    /// Writes what a session's socket takes of its outbox.
+    pub(super) fn flush(&mut self, key: SessionKey) {
+        let millis = self.millis(Instant::now());
+        let Some(session) = live(&mut self.slots, key) else {
+            return;
+        };
+        if session.blocked.is_some() || session.outbox.is_empty() {
+            return;
+        }
+        let stream = Rc::clone(&session.stream);
+        let metrics = &self.hub.metrics;
+        let failed = loop {
+            let mut slices = no_slices();
+            let count = session.outbox.slices(&mut slices);
+            if count == 0 {
+                break false;
+            }
+            match stream.try_write_vectored(&slices[..count]) {
+                Ok(0) => break true,
+                Ok(written) => {
+                    self.hub.outbox_bytes.fetch_sub(written, Ordering::Relaxed);
+                    metrics.writes.inc();
+                    metrics.bytes_out.inc_by(written as u64);
+                    metrics
+                        .frames_out
+                        .inc_by(session.outbox.advance(written, &mut self.pool));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.stalled.push(key);
+                    break false;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => break true,
+            }
+        };
+        session.last_write = millis;
+        session.sent = millis / super::wheel::TICK.as_millis() as u32;
+        if failed {
+            self.remove(key, false);
+        } else if session.outbox.is_empty() && matches!(session.phase, Phase::Lingering { .. }) {
+            let _ = SockRef::from(&*stream).shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Something came from the client.
+    pub(super) fn heard(&mut self, key: SessionKey) {
+        let now = self.wheel.tick(Instant::now());
+        if let Some(session) = self.get(key) {
+            session.heard = now;
+            session.pinged = 0;
+        }
+    }
+
+    /// Sees to it that the wheel comes when the session is due next.
+    pub(super) fn rearm(&mut self, key: SessionKey) {
+        let pong_timeout = self.pong_timeout;
+        let Some(session) = self.get(key) else { return };
+        if let Some(due) = session.next_due(pong_timeout)
+            && (session.armed == 0 || due < session.armed)
+        {
+            session.armed = due;
+            self.wheel.arm(key, due);
+        }
+    }
+
+    /// The wheel came for a session: do what is due.
+    pub(super) fn due(&mut self, key: SessionKey, armed: Tick, now: Tick) {
+        let pong_timeout = self.pong_timeout;
+        let Some(session) = self.get(key) else { return };
+        if session.armed != armed {
+            // It was armed anew for an earlier moment since.
+            return;
+        }
+        session.armed = 0;
+        match session.phase {
+            Phase::Closing { until, reset } if until <= now => return self.remove(key, reset),
+            Phase::Lingering { until } if until <= now => return self.remove(key, false),
+            Phase::Closing { .. } | Phase::Lingering { .. } => {}
+            Phase::Open if session.ends > 0 && session.ends <= now => {
+                return self.close(key, CloseReason::SessionEnded, None);
+            }
+            Phase::Open if session.slot > 0 && session.slot <= now => {
+                return self.close(key, CloseReason::Restart, None);
+            }
+            Phase::Open if session.next_due(pong_timeout).is_some_and(|due| due <= now) => {
+                if session.pinged > 0 {
+                    return self.close(key, CloseReason::NoPong, None);
+                }
+                session.pinged = now.max(1);
+                let frame = if session.ping_frame {
+                    codec::frame(Opcode::Text, ServerFrame::Ping.to_json().as_bytes())
+                } else {
+                    codec::frame(Opcode::Ping, &[])
+                };
+                self.push_frame(key, frame);
+            }
+            Phase::Open => {}
+        }
+        self.rearm(key);
+    }
+}
+
+fn live(slots: &mut [Slot], key: SessionKey) -> Option<&mut Session> {
+    let slot = slots.get_mut(key.slot as usize)?;
+    (slot.generation == key.generation)
+        .then_some(slot.session.as_deref_mut())
+        .flatten()
+}
+
+#[derive(PartialEq, Eq)]
+enum Pushed {
+    Taken,
+    Full,
+    Closed,
+}

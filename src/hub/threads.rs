@@ -1,0 +1,155 @@
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{LocalSet, spawn_local};
+
+use super::command::Command;
+use super::state::State;
+use super::{Hub, Shard};
+use crate::telemetry::Reason;
+
+/// Bytes read from a socket at once, into the one buffer of the shard.
+const READ_BYTES: usize = 64 << 10;
+
+/// A shard's place before its thread runs: its queue is there already.
+pub struct ShardSeat {
+    hub: Arc<Hub>,
+    index: usize,
+    commands: mpsc::Receiver<Command>,
+}
+
+/// The running shards; they end when their queues are dropped or they are told to.
+pub struct ShardThreads(Vec<std::thread::JoinHandle<()>>);
+
+impl ShardThreads {
+    /// Starts every shard on a thread of its own. Each listens on its own socket, and hands every connection to
+    /// `on_connection`, on its own thread.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub fn start<F>(
+        seats: Vec<ShardSeat>,
+        listeners: Vec<std::net::TcpListener>,
+        on_connection: F,
+    ) -> std::io::Result<Self>
+    where
+        F: Fn(&Rc<Shard>, TcpStream, SocketAddr) + Clone + Send + 'static,
+    {
+        let mut threads = Vec::new();
+        for (seat, listener) in seats.into_iter().zip(listeners) {
+            let on_connection = on_connection.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{}", seat.index))
+                .spawn(move || seat.run(listener, on_connection))?;
+            threads.push(thread);
+        }
+        Ok(Self(threads))
+    }
+
+    /// Waits until all have ended.
+    pub fn join(self) {
+        for thread in self.0 {
+            if thread.join().is_err() {
+                tracing::error!("a shard panicked");
+            }
+        }
+    }
+}
+
+impl ShardSeat {
+    pub(super) fn new(hub: Arc<Hub>, index: usize, commands: mpsc::Receiver<Command>) -> Self {
+        Self {
+            hub,
+            index,
+            commands,
+        }
+    }
+
+    fn run<F>(self, listener: std::net::TcpListener, on_connection: F)
+    where
+        F: Fn(&Rc<Shard>, TcpStream, SocketAddr) + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime needs only an epoll descriptor, which start-up left room for");
+        let shard = Rc::new(Shard {
+            state: RefCell::new(State::new(self.hub.clone(), self.index)),
+            read_buffer: RefCell::new(vec![0; READ_BYTES].into()),
+            hub: self.hub,
+            index: self.index,
+            work: Notify::new(),
+            stop_accepting: Notify::new(),
+        });
+        let tasks = LocalSet::new();
+        tasks.block_on(&runtime, async {
+            let accepting = spawn_local(accept(shard.clone(), listener, on_connection));
+            shard.clone().run(self.commands).await;
+            accepting.abort();
+        });
+    }
+}
+
+/// Accepts until told to stop, then what is in the backlog, then closes the socket.
+async fn accept<F>(shard: Rc<Shard>, listener: std::net::TcpListener, on_connection: F)
+where
+    F: Fn(&Rc<Shard>, TcpStream, SocketAddr),
+{
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "a shard cannot listen");
+            return;
+        }
+    };
+    let mut stopping = false;
+    loop {
+        let accepted = if stopping {
+            match tokio::time::timeout(Duration::from_millis(1), listener.accept()).await {
+                Ok(accepted) => accepted,
+                Err(_) => return,
+            }
+        } else {
+            tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = shard.stop_accepting.notified() => {
+                    stopping = true;
+                    continue;
+                }
+            }
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                // Messages are written whole; there is nothing to wait for.
+                let _ = stream.set_nodelay(true);
+                on_connection(&shard, stream, peer);
+            }
+            Err(error) => pause_after_accept_error(&shard.hub, &error).await,
+        }
+    }
+}
+
+/// Out of descriptors, an accept fails at once and again: a pause lets connections end, and the others live.
+async fn pause_after_accept_error(hub: &Hub, error: &std::io::Error) {
+    let full = matches!(
+        rustix::io::Errno::from_io_error(error),
+        Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOBUFS)
+    );
+    let reason = if full { "descriptors" } else { "aborted" };
+    let count = hub
+        .metrics
+        .accept_errors
+        .get_or_create(&Reason { reason })
+        .inc();
+    if full {
+        if count.is_power_of_two() {
+            tracing::warn!(%error, "no descriptor for a new connection; raise the limit (ulimit -n, LimitNOFILE)");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

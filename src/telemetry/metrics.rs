@@ -1,0 +1,164 @@
+use std::fmt::Write as _;
+
+use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// One label with a fixed set of values.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    /// Which of the documented reasons.
+    pub reason: &'static str,
+}
+
+/// A close code and who closed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Closed {
+    /// The close code of RFC 6455, or of ours; 1006 = no close frame at all.
+    pub code: u16,
+    /// The documented reason.
+    pub reason: &'static str,
+}
+
+/// A call at the service door.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Call {
+    /// The method's name in the service API.
+    pub method: &'static str,
+    /// `OK` or the code of the refusal.
+    pub code: &'static str,
+}
+
+/// A node's metrics: typed handles on plain atomics. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: std::sync::Arc<Registry>,
+    /// Open sessions.
+    pub connections: Gauge,
+    /// Upgraded handshakes.
+    pub handshakes: Counter,
+    /// Refused handshakes, by reason.
+    pub refusals: Family<Reason, Counter>,
+    /// Ended sessions, by close code and reason.
+    pub closes: Family<Closed, Counter>,
+    /// Client frames, control frames included.
+    pub frames_in: Counter,
+    /// Bytes read from clients after the handshake.
+    pub bytes_in: Counter,
+    /// Frames written to clients.
+    pub frames_out: Counter,
+    /// Bytes written to clients after the handshake.
+    pub bytes_out: Counter,
+    /// Write calls: frames_out divided by this is how well writes coalesce.
+    pub writes: Counter,
+    /// Messages accepted from services and clients.
+    pub messages_accepted: Counter,
+    /// Messages put into outboxes, once per session.
+    pub messages_delivered: Counter,
+    /// Bytes that wait in outboxes.
+    pub outbox_bytes: Gauge,
+    /// Sessions closed because they did not read.
+    pub slow_consumers: Counter,
+    /// From the acceptance of a message to the answer: every outbox of this node has it.
+    pub push_seconds: Histogram,
+    /// Calls at the service door.
+    pub calls: Family<Call, Counter>,
+    /// Tickets issued.
+    pub tickets_issued: Counter,
+    /// Connections that could not be accepted, by reason (descriptors, aborted).
+    pub accept_errors: Family<Reason, Counter>,
+    /// Bad client frames, by the code of the error frame.
+    pub client_errors: Family<Reason, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All of them at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("tidings");
+        macro_rules! metric {
+            ($name:literal, $help:literal, $make:expr) => {{
+                let metric = $make;
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+        }
+        Self {
+            connections: metric!("connections", "Open sessions", Gauge::default()),
+            handshakes: metric!("handshakes", "Upgraded handshakes", Counter::default()),
+            refusals: metric!("refusals", "Refused handshakes", Family::default()),
+            closes: metric!("closes", "Ended sessions by close code", Family::default()),
+            frames_in: metric!("frames_in", "Client frames", Counter::default()),
+            bytes_in: metric!("bytes_in", "Bytes read from clients", Counter::default()),
+            frames_out: metric!(
+                "frames_out",
+                "Frames written to clients",
+                Counter::default()
+            ),
+            bytes_out: metric!("bytes_out", "Bytes written to clients", Counter::default()),
+            writes: metric!("writes", "Write calls to clients", Counter::default()),
+            messages_accepted: metric!(
+                "messages_accepted",
+                "Messages accepted",
+                Counter::default()
+            ),
+            messages_delivered: metric!(
+                "messages_delivered",
+                "Messages put into outboxes",
+                Counter::default()
+            ),
+            outbox_bytes: metric!(
+                "outbox_bytes",
+                "Bytes that wait in outboxes",
+                Gauge::default()
+            ),
+            slow_consumers: metric!(
+                "slow_consumers",
+                "Sessions closed because they did not read",
+                Counter::default()
+            ),
+            push_seconds: metric!(
+                "push_seconds",
+                "From acceptance to the answer",
+                Histogram::new(exponential_buckets(0.000_05, 2.0, 16))
+            ),
+            calls: metric!("calls", "Calls at the service door", Family::default()),
+            tickets_issued: metric!("tickets_issued", "Tickets issued", Counter::default()),
+            accept_errors: metric!(
+                "accept_errors",
+                "Connections that could not be accepted",
+                Family::default()
+            ),
+            client_errors: metric!("client_errors", "Bad client frames", Family::default()),
+            registry: std::sync::Arc::new(registry),
+        }
+    }
+
+    /// All of them in the OpenMetrics text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            // A String takes everything; only a metric's own encoder could fail.
+            let _ = writeln!(text, "# a metric could not be encoded");
+        }
+        text
+    }
+
+    /// Counts one refused handshake.
+    pub fn refused(&self, reason: &'static str) {
+        self.refusals.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts one ended session.
+    pub fn closed(&self, code: u16, reason: &'static str) {
+        self.closes.get_or_create(&Closed { code, reason }).inc();
+    }
+}
