@@ -4,11 +4,13 @@
 //! `fleet`, `doors`, `config`, `node`, `cli`.
 
 pub mod backplane;
+pub mod cli;
 pub mod config;
 pub mod doors;
 pub mod fleet;
 pub mod hub;
 pub mod model;
+pub mod node;
 pub mod telemetry;
 pub mod tickets;
 pub mod wire;

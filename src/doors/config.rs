@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Origin, Secret};
 
+/// The API key of `tidings dev`. Everybody knows it, so `serve` refuses to start with it.
+pub const DEVELOPMENT_KEY: &str = "dev-key-not-for-production";
+
 /// `[public]`: where clients come in.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]

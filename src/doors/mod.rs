@@ -1,3 +1,7 @@
 //! The doors: where requests come in. A door translates, the hub decides.
 
+pub mod admin;
 pub mod config;
+mod listener;
+pub mod public;
+pub mod service;

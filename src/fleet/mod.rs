@@ -1,10 +1,14 @@
 //! Life among other nodes: health and drain.
 
+mod health;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::units;
+
+pub use health::{Health, Phase};
 
 /// `[drain]`: how a node leaves.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! What a node tells about itself: structured logs and metrics.
 
+/// Structured logs.
+pub mod logs;
 mod metrics;
 
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,11 @@
 //! The whole configuration: the sum of what each room reads. Only the composition root sees it.
 
+mod check;
+mod load;
+
 use serde::{Deserialize, Serialize};
+
+pub use load::{Sources, known_keys, load};
 
 use crate::backplane::BackplaneConfig;
 use crate::doors::config::{AdminConfig, ApiKeyConfig, ProbeConfig, PublicConfig, ServiceConfig};
@@ -55,4 +60,13 @@ pub struct Config {
 pub struct NodeConfig {
     /// Its name in the cluster; none = the host's name and four random characters.
     pub id: Option<String>,
+}
+
+/// How a node runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// `tidings dev`: one node on loopback, open channels, the playground, a known key.
+    Dev,
+    /// `tidings serve`.
+    Production,
 }

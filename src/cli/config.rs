@@ -1,0 +1,103 @@
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::Subcommand;
+
+use super::exit::Failure;
+use crate::config::{Config, Mode, Sources, load};
+use crate::model::sha256;
+
+/// The commented sample.
+const SAMPLE: &str = include_str!("../../tidings.toml");
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Checks a file, as `serve` would.
+    Check {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Prints a commented file to begin with.
+    Default,
+    /// Prints the configuration as it takes effect, secrets as ***.
+    Show {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Overrides one key.
+        #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+        sets: Vec<String>,
+    },
+    /// Makes an API key and the block for the file. The key is shown once.
+    Key {
+        /// Its name.
+        #[arg(long, default_value = "orders")]
+        name: String,
+    },
+}
+
+pub(super) fn run(command: ConfigCommand) -> Result<(), Failure> {
+    match command {
+        ConfigCommand::Check { config } => {
+            let shown = config.display().to_string();
+            let sources = Sources::of_process(Some(config), Vec::new());
+            let loaded = load(&Config::default(), &sources).map_err(Failure::usage)?;
+            loaded
+                .check(Mode::Production)
+                .map_err(|e| Failure::usage(format!("{shown}: {e}")))?;
+            println!("{shown} is fine");
+        }
+        ConfigCommand::Default => print!("{SAMPLE}"),
+        ConfigCommand::Show { config, sets } => {
+            let sources = Sources::of_process(config, sets);
+            let loaded = load(&Config::default(), &sources).map_err(Failure::usage)?;
+            let text = toml::to_string(&loaded).map_err(|e| Failure::failed(e.to_string()))?;
+            print!("{text}");
+        }
+        ConfigCommand::Key { name } => {
+            let mut bytes = [0; 32];
+            getrandom::fill(&mut bytes)
+                .map_err(|e| Failure::failed(format!("no random bytes: {e}")))?;
+            let key = format!("tk_{}", URL_SAFE_NO_PAD.encode(bytes));
+            let hash: String = sha256(key.as_bytes())
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect();
+            println!("# The key, for the service: it is not shown again.\n# {key}\n");
+            println!(
+                "[[api_keys]]\nname = {name:?}\nsha256 = \"{hash}\"\nscopes = [\"push\", \"ticket\"]"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_is_the_default() {
+        let sample: Config = toml::from_str(SAMPLE).expect("the sample parses");
+        let shown = |config: &Config| toml::to_string(config).expect("it serializes");
+        assert_eq!(shown(&sample), shown(&Config::default()));
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let page = include_str!("../../docs/configuration.md");
+        let missing: Vec<_> = crate::config::known_keys()
+            .into_iter()
+            .filter(|key| {
+                let last = key.rsplit('.').next().unwrap_or_default();
+                !page.contains(&format!("`{last}`")) && !page.contains(&format!("[{last}]"))
+            })
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "docs/configuration.md lacks {missing:?}"
+        );
+    }
+}

@@ -1,0 +1,247 @@
+use std::time::Duration;
+
+use clap::Args;
+use http::header::{
+    CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::call::{Server, issue};
+use super::exit::{Failure, block_on};
+use crate::proto::tidings::v1 as pb;
+use crate::wire::codec::{self, CloseCode, Decoder, Event, Limits, Opcode, Role};
+use crate::wire::frames::{SUBPROTOCOL, TICKET_SUBPROTOCOL};
+
+/// The first wait before a reconnect, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// Messages of a server may be larger than those that it takes.
+const LIMITS: Limits = Limits {
+    message_bytes: 16 << 20,
+    fragments: 1024,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct ListenArgs {
+    /// As whom.
+    #[arg(long)]
+    user: String,
+    /// Which of the user's ends this is.
+    #[arg(long)]
+    device: Option<String>,
+    /// A channel to subscribe to; may be repeated.
+    #[arg(long = "channel")]
+    channels: Vec<String>,
+    /// Where clients connect; from the ticket's answer unless given.
+    #[arg(long)]
+    url: Option<String>,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// How a connection ended.
+enum End {
+    /// Come back after the backoff, or exactly then.
+    Again(String, Option<Duration>),
+    /// Do not come back.
+    Stop(Failure),
+}
+
+pub(super) fn listen(args: ListenArgs) -> Result<(), Failure> {
+    block_on(async {
+        let mut wait = BACKOFF.0;
+        loop {
+            let mut welcomed = false;
+            let (why, after) = match connect(&args, &mut welcomed).await {
+                End::Stop(failure) => return Err(failure),
+                End::Again(why, after) => (why, after),
+            };
+            if welcomed {
+                wait = BACKOFF.0;
+            }
+            // Full jitter, so that a crowd comes back spread.
+            let pause = after.unwrap_or_else(|| wait.mul_f64(rand::random_range(0.0..1.0)));
+            eprintln!("{why}; connecting again in {} ms", pause.as_millis());
+            tokio::time::sleep(pause).await;
+            wait = (wait * 2).min(BACKOFF.1);
+        }
+    })
+}
+
+async fn connect(args: &ListenArgs, welcomed: &mut bool) -> End {
+    let request = pb::IssueTicketRequest {
+        user_id: args.user.clone(),
+        device: args.device.clone().unwrap_or_default(),
+        channels: args.channels.clone(),
+        ..Default::default()
+    };
+    let issued = match issue(&args.server, request).await {
+        Ok(issued) => issued,
+        Err(failure) if failure.code == 4 => return End::Again(failure.message, None),
+        Err(failure) => return End::Stop(failure),
+    };
+    let url = match (&args.url, issued.url.is_empty()) {
+        (Some(url), _) => url.clone(),
+        (None, false) => issued.url,
+        (None, true) => {
+            return End::Stop(Failure::usage(
+                "the node does not know its public address ([public] url); give it with --url ws://host:port/ws",
+            ));
+        }
+    };
+    match open(&url, &issued.ticket).await {
+        Ok((stream, early)) => follow(stream, early, welcomed).await,
+        Err(end) => end,
+    }
+}
+
+/// The WebSocket handshake; the ticket goes as a subprotocol, out of every URL log.
+async fn open(url: &str, ticket: &str) -> Result<(TcpStream, Vec<u8>), End> {
+    let stop = |why: String| End::Stop(Failure::usage(why));
+    let uri: Uri = url
+        .parse()
+        .map_err(|_| stop(format!("{url:?} is not a URL")))?;
+    let authority = match (uri.scheme_str(), uri.authority()) {
+        (Some("ws"), Some(authority)) => authority.clone(),
+        _ => {
+            return Err(stop(format!(
+                "{url:?} must begin with ws:// (wss:// is not implemented yet)"
+            )));
+        }
+    };
+    let again = |why: String| End::Again(why, None);
+    let address = (authority.host(), authority.port_u16().unwrap_or(80));
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|e| again(format!("{authority} cannot be reached: {e}")))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| again(e.to_string()))?;
+    // Ends with the upgrade or with the sender.
+    let connection = tokio::spawn(connection.with_upgrades());
+    let key = base64::Engine::encode(
+        &base64::engine::general_purpose::STANDARD,
+        rand::random::<[u8; 16]>(),
+    );
+    let request = Request::get(uri.path_and_query().map_or("/ws", |path| path.as_str()))
+        .header(HOST, authority.as_str())
+        .header(CONNECTION, "upgrade")
+        .header(UPGRADE, "websocket")
+        .header(SEC_WEBSOCKET_VERSION, "13")
+        .header(SEC_WEBSOCKET_KEY, &key)
+        .header(
+            SEC_WEBSOCKET_PROTOCOL,
+            format!("{SUBPROTOCOL}, {TICKET_SUBPROTOCOL}{ticket}"),
+        )
+        .body(Empty::<bytes::Bytes>::new())
+        .map_err(|e| stop(e.to_string()))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|e| again(e.to_string()))?;
+    let status = response.status();
+    if status != StatusCode::SWITCHING_PROTOCOLS {
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map(|body| body.to_bytes())
+            .unwrap_or_default();
+        let why = format!("refused with {status}: {}", String::from_utf8_lossy(&body));
+        return Err(match status.as_u16() {
+            401 | 429 | 503 => again(why),
+            _ => End::Stop(Failure::refused(why)),
+        });
+    }
+    let right = response
+        .headers()
+        .get(SEC_WEBSOCKET_ACCEPT)
+        .is_some_and(|v| v == codec::accept_key(&key).as_str());
+    if !right {
+        return Err(stop(format!("{authority} does not speak WebSocket")));
+    }
+    let upgraded = hyper::upgrade::on(response)
+        .await
+        .map_err(|e| again(e.to_string()))?;
+    let _ = connection.await;
+    let parts = upgraded
+        .downcast::<TokioIo<TcpStream>>()
+        .map_err(|_| again("no stream".into()))?;
+    Ok((parts.io.into_inner(), parts.read_buf.into()))
+}
+
+/// Prints every frame until the connection ends. `early` is what came behind the handshake's answer.
+async fn follow(mut stream: TcpStream, early: Vec<u8>, welcomed: &mut bool) -> End {
+    let mut decoder = Decoder::new(Role::Client, LIMITS);
+    let mut buffer = early;
+    let mut count = buffer.len();
+    let mut after = None;
+    loop {
+        if count == 0 {
+            buffer.resize(64 << 10, 0);
+            count = match stream.read(&mut buffer).await {
+                Ok(0) => return End::Again("the connection was cut".into(), after),
+                Ok(count) => count,
+                Err(error) => return End::Again(error.to_string(), after),
+            };
+        }
+        let mut input = &mut buffer[..count];
+        count = 0;
+        loop {
+            let answer = match decoder.next(&mut input) {
+                Ok(None) => break,
+                Err(error) => {
+                    return End::Again(format!("the server broke RFC 6455: {error}"), None);
+                }
+                Ok(Some(Event::Text(text))) => {
+                    println!("{text}");
+                    let told = Told::read(text);
+                    *welcomed |= told.kind == "welcome";
+                    after = told.after_ms.map(Duration::from_millis).or(after);
+                    (told.kind == "ping").then(|| (Opcode::Text, br#"{"type":"pong"}"#.to_vec()))
+                }
+                Ok(Some(Event::Binary(_) | Event::Pong(_))) => None,
+                Ok(Some(Event::Ping(payload))) => Some((Opcode::Pong, payload.to_vec())),
+                Ok(Some(Event::Close(close))) => {
+                    let code = close.as_ref().map_or(CloseCode::NORMAL, |close| close.code);
+                    let why = format!(
+                        "closed with {code} {}",
+                        close.map_or("", |close| close.reason)
+                    );
+                    let payload = codec::close_payload(code, "");
+                    let frame = codec::masked_frame(Opcode::Close, &payload, rand::random());
+                    let _ = stream.write_all(&frame).await;
+                    return match code.get() {
+                        4500..=4999 => End::Stop(Failure::refused(why)),
+                        _ => End::Again(why, after),
+                    };
+                }
+            };
+            if let Some((opcode, payload)) = answer {
+                let frame = codec::masked_frame(opcode, &payload, rand::random());
+                if let Err(error) = stream.write_all(&frame).await {
+                    return End::Again(error.to_string(), None);
+                }
+            }
+        }
+    }
+}
+
+/// What `listen` needs to know of a frame.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Told {
+    #[serde(rename = "type")]
+    kind: String,
+    after_ms: Option<u64>,
+}
+
+impl Told {
+    fn read(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or_default()
+    }
+}

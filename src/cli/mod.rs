@@ -1,0 +1,77 @@
+//! The command line. Human output on a terminal, `--json` for programs.
+
+mod call;
+mod config;
+mod exit;
+mod listen;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use exit::Failure;
+
+const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 3 refused by the server, 4 the server cannot be reached.";
+
+/// The real-time notification gateway of a microservice fleet.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXIT_CODES)]
+struct Tidings {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs one node on loopback with a playground: nothing else is needed.
+    Dev(Run),
+    /// Runs a node in production.
+    Serve(Run),
+    /// Issues a one-time ticket.
+    Ticket(call::TicketArgs),
+    /// Pushes a message to a user.
+    Push(call::PushArgs),
+    /// Publishes a message to a channel.
+    Publish(call::PublishArgs),
+    /// Connects as a user and prints what comes, reconnecting.
+    Listen(listen::ListenArgs),
+    /// Checks, shows and makes configuration.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+}
+
+/// How a node is configured.
+#[derive(Debug, Args)]
+struct Run {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Overrides one key, as in --set heartbeat.interval=10s; may be repeated.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    sets: Vec<String>,
+    /// Prints what was bound as one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command that the process was called with.
+pub fn run() -> ExitCode {
+    let outcome = match Tidings::parse().command {
+        Command::Dev(args) => serve::dev(args),
+        Command::Serve(args) => serve::serve(args),
+        Command::Ticket(args) => call::ticket(args),
+        Command::Push(args) => call::push(args),
+        Command::Publish(args) => call::publish(args),
+        Command::Listen(args) => listen::listen(args),
+        Command::Config(command) => config::run(command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, message }) => {
+            eprintln!("tidings: {message}");
+            ExitCode::from(code)
+        }
+    }
+}

@@ -1,0 +1,90 @@
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Run;
+use super::exit::{Failure, block_on};
+use crate::config::{Config, Mode, Sources, load};
+use crate::doors::config::DEVELOPMENT_KEY;
+use crate::node::{Addresses, Node};
+use crate::telemetry::logs;
+
+pub(super) fn dev(args: Run) -> Result<(), Failure> {
+    run(args, Mode::Dev)
+}
+
+pub(super) fn serve(args: Run) -> Result<(), Failure> {
+    run(args, Mode::Production)
+}
+
+fn run(args: Run, mode: Mode) -> Result<(), Failure> {
+    let base = match mode {
+        Mode::Dev => Config::dev(),
+        Mode::Production => Config::default(),
+    };
+    let sources = Sources::of_process(args.config, args.sets);
+    let config = load(&base, &sources).map_err(Failure::usage)?;
+    config.check(mode).map_err(Failure::usage)?;
+    logs::init(&config.log);
+    block_on(async {
+        let mut terminate =
+            signal(SignalKind::terminate()).map_err(|e| Failure::failed(e.to_string()))?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).map_err(|e| Failure::failed(e.to_string()))?;
+        let node = Node::start(config, mode).await.map_err(Failure::failed)?;
+        let addresses = node.addresses;
+        match (args.json, mode) {
+            (true, _) => println!("{}", json(&addresses, &node.id.to_string(), mode)),
+            (false, Mode::Dev) => print!("{}", banner(&addresses)),
+            (false, Mode::Production) => {}
+        }
+        let mut stop = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        stop().await;
+        node.leave(stop()).await;
+        Ok(())
+    })
+}
+
+fn json(addresses: &Addresses, node: &str, mode: Mode) -> String {
+    let mut shown = serde_json::json!({
+        "node": node,
+        "public": addresses.public.to_string(),
+        "service": addresses.service.to_string(),
+        "admin": addresses.admin.to_string(),
+    });
+    if mode == Mode::Dev {
+        shown["key"] = DEVELOPMENT_KEY.into();
+    }
+    shown.to_string()
+}
+
+/// What `tidings dev` prints.
+fn banner(addresses: &Addresses) -> String {
+    let Addresses {
+        public,
+        service,
+        admin,
+        ..
+    } = addresses;
+    format!(
+        r#"
+  Tidings {version}, one node for development
+
+  playground   http://{public}/
+  clients      ws://{public}/ws
+  services     http://{service}   gRPC and HTTP/JSON
+  admin        http://{admin}/metrics
+  API key      {DEVELOPMENT_KEY}
+
+  Push to user 42:
+
+    curl http://{service}/v1/push -H 'Authorization: Bearer {DEVELOPMENT_KEY}' \
+      -H 'Content-Type: application/json' -d '{{"user_id":"42","message":{{"hello":"world"}}}}'
+
+"#,
+        version = env!("CARGO_PKG_VERSION"),
+    )
+}

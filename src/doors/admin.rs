@@ -1,0 +1,80 @@
+//! The admin door: `/metrics`, `/livez`, `/readyz`; the probe door has the last two alone.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Query, Request, State};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use super::config::Scope;
+use super::listener;
+use super::service::ApiKeys;
+use crate::fleet::Health;
+use crate::telemetry::Metrics;
+
+/// What OpenMetrics 1.0 is sent as.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(serde::Deserialize)]
+struct Asked {
+    door: Option<String>,
+}
+
+/// `/livez` and `/readyz`.
+pub fn probe_routes(health: Arc<Health>) -> Router {
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .with_state(health)
+}
+
+/// The probes and `/metrics`. With keys, every request but the probes needs one with the scope `admin`.
+pub fn routes(health: Arc<Health>, metrics: Metrics, keys: Option<Arc<ApiKeys>>) -> Router {
+    let guarded = Router::new().route(
+        "/metrics",
+        get(async move || ([(CONTENT_TYPE, OPENMETRICS)], metrics.render())),
+    );
+    let guarded = guarded.layer(from_fn(move |request: Request, next: Next| {
+        let keys = keys.clone();
+        async move {
+            let allowed = keys.map_or(Ok(()), |keys| {
+                keys.authenticate(request.headers())?.require(Scope::Admin)
+            });
+            match allowed {
+                Ok(()) => next.run(request).await,
+                Err(error) => error.into_response(),
+            }
+        }
+    }));
+    probe_routes(health).merge(guarded)
+}
+
+async fn readyz(State(health): State<Arc<Health>>, Query(asked): Query<Asked>) -> Response {
+    let reasons = match asked.door.as_deref() {
+        // It stays green to refuse honestly.
+        Some("service") => Vec::new(),
+        None | Some("public") => health.reasons(),
+        Some(_) => {
+            let body = json!({"ready": false, "reasons": ["door must be public or service"]});
+            return (StatusCode::BAD_REQUEST, axum::Json(body)).into_response();
+        }
+    };
+    let status = if reasons.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = json!({"ready": reasons.is_empty(), "reasons": reasons});
+    (status, axum::Json(body)).into_response()
+}
+
+/// Serves until told to stop.
+pub async fn serve(socket: TcpListener, routes: Router, stop: impl Future<Output = ()>) {
+    listener::serve("admin", socket, routes, stop).await;
+}

@@ -1,0 +1,189 @@
+use http::header::{
+    CONNECTION, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
+};
+use http::{HeaderMap, Method, Request};
+
+use super::refusal::{Kind, Refusal};
+use crate::hub::{Asked, Format};
+use crate::model::{ChannelName, DeviceName, Secret};
+use crate::tickets::{check_since, parse_device};
+use crate::wire::codec;
+use crate::wire::frames::TICKET_SUBPROTOCOL;
+
+/// A well-formed request for a WebSocket: parsed, nothing decided.
+pub(super) struct Handshake {
+    pub(super) proof: Proof,
+    pub(super) asked: Asked,
+    pub(super) device: Option<DeviceName>,
+}
+
+/// What the client shows to be let in.
+pub(super) enum Proof {
+    Ticket(Secret),
+    Jwt(Secret),
+    Nothing,
+}
+
+/// Whether the client wants refusals as frames; looked at first, so that a bad query can be told too.
+pub(super) fn wants_refusals_told(query: Option<&str>) -> bool {
+    pairs(query).any(|(key, value)| key == "refuse" && value == "close")
+}
+
+/// The `Sec-WebSocket-Accept` of a request that can be upgraded at all.
+///
+/// # Errors
+/// Which rule of RFC 6455 section 4.2.1 it breaks.
+pub(super) fn upgrade_key<B>(request: &Request<B>) -> Result<String, Refusal> {
+    let bad = |detail: &str| Err(Refusal::new(Kind::BadRequest, detail));
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        return bad("a WebSocket handshake is a GET");
+    }
+    if !has_token(headers, &UPGRADE, "websocket") || !has_token(headers, &CONNECTION, "upgrade") {
+        return bad(
+            "this is a WebSocket endpoint: send Connection: Upgrade and Upgrade: websocket; a proxy between may have dropped them",
+        );
+    }
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
+        return bad("Sec-WebSocket-Version must be 13");
+    }
+    match headers.get(SEC_WEBSOCKET_KEY).and_then(|k| k.to_str().ok()) {
+        Some(key) if codec::is_valid_key(key) => Ok(codec::accept_key(key)),
+        _ => bad("Sec-WebSocket-Key must be 16 bytes of base64"),
+    }
+}
+
+impl Handshake {
+    /// Parses query and headers.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(super) fn parse<B>(request: &Request<B>) -> Result<Self, Refusal> {
+        let mut parsed = Self {
+            proof: Proof::Nothing,
+            asked: Asked::default(),
+            device: None,
+        };
+        let mut seen: Vec<String> = Vec::new();
+        for (key, value) in pairs(request.uri().query()) {
+            if seen.contains(&key) {
+                return Err(Refusal::new(
+                    Kind::BadRequest,
+                    format!("the query names {key} twice"),
+                ));
+            }
+            parsed.parameter(&key, &value)?;
+            seen.push(key);
+        }
+        parsed.headers(request.headers())?;
+        Ok(parsed)
+    }
+
+    fn parameter(&mut self, key: &str, value: &str) -> Result<(), Refusal> {
+        let bad = |detail: String| Err(Refusal::new(Kind::BadRequest, detail));
+        match (key, value) {
+            ("ticket", _) => self.proof = Proof::Ticket(Secret::new(value)),
+            ("channels", _) => self.asked.channels = parse_channels(value)?,
+            ("device", _) => {
+                self.device = parse_device(value)
+                    .map_err(|e| Refusal::new(Kind::BadRequest, e.to_string()))?;
+            }
+            ("since", _) => {
+                use crate::tickets::FieldError;
+                check_since(value).map_err(|e| match e {
+                    FieldError::Unimplemented(_) => {
+                        Refusal::new(Kind::Unimplemented, e.to_string())
+                    }
+                    FieldError::Invalid(_) => Refusal::new(Kind::BadRequest, e.to_string()),
+                })?;
+            }
+            ("ack", "auto") | ("refuse", "close") => {}
+            ("ack", "client") => {
+                return Err(Refusal::new(
+                    Kind::Unimplemented,
+                    "ack=client is not implemented yet: messages are not kept",
+                ));
+            }
+            ("ping", "frame") => self.asked.ping_frame = true,
+            ("format", "raw") => self.asked.format = Format::Raw,
+            ("format", "json") => {}
+            ("ack", _) => return bad("ack must be auto or client".into()),
+            ("refuse", _) => return bad("refuse must be close".into()),
+            ("ping", _) => return bad("ping must be frame".into()),
+            ("format", _) => return bad("format must be json or raw".into()),
+            (other, _) => {
+                let other: String = other.chars().take(32).collect();
+                return bad(format!(
+                    "the query parameter {other:?} is not known; known are ticket, channels, device, since, ack, ping, format, refuse"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn headers(&mut self, headers: &HeaderMap) -> Result<(), Refusal> {
+        for protocol in tokens(headers, &SEC_WEBSOCKET_PROTOCOL) {
+            if let Some(ticket) = protocol.strip_prefix(TICKET_SUBPROTOCOL) {
+                if !matches!(self.proof, Proof::Nothing) {
+                    return Err(Refusal::new(
+                        Kind::BadRequest,
+                        "the ticket is there twice; show it once",
+                    ));
+                }
+                self.proof = Proof::Ticket(Secret::new(ticket));
+            }
+        }
+        if matches!(self.proof, Proof::Nothing)
+            && let Some(token) = bearer(headers)
+        {
+            self.proof = Proof::Jwt(token);
+        }
+        Ok(())
+    }
+}
+
+/// The token of `Authorization: Bearer`.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<Secret> {
+    let value = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| Secret::new(token.trim()))
+}
+
+fn parse_channels(list: &str) -> Result<Vec<ChannelName>, Refusal> {
+    let mut channels = Vec::new();
+    for item in list.split(',').filter(|item| !item.is_empty()) {
+        let (name, position) = match item.split_once('@') {
+            Some((name, position)) => (name, Some(position)),
+            None => (item, None),
+        };
+        if position.is_some_and(|position| position != "now") {
+            return Err(Refusal::new(
+                Kind::Unimplemented,
+                "positions in channels are not implemented yet: messages are not kept; leave out the @",
+            ));
+        }
+        let channel = ChannelName::parse(name)
+            .map_err(|e| Refusal::new(Kind::BadRequest, format!("channels: {name:?} {e}")))?;
+        channels.push(channel);
+    }
+    Ok(channels)
+}
+
+fn pairs(query: Option<&str>) -> impl Iterator<Item = (String, String)> {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned()
+}
+
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|t| t.eq_ignore_ascii_case(token))
+}

@@ -1,0 +1,262 @@
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::header::{
+    CONNECTION, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+
+use super::Public;
+use super::handshake::{self, Handshake, Proof};
+use super::refusal::{Kind, Refusal};
+use crate::hub::{NoPlace, NotAdmitted, Prepared, Shard};
+use crate::model::{Grant, Origin};
+use crate::tickets::{JwtError, Presented, Redemption};
+use crate::wire::codec::{self, Opcode};
+use crate::wire::frames::{SUBPROTOCOL, ServerFrame};
+
+/// How long a socket that is only told why it is refused may take to close.
+const TOLD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Answers a request for a WebSocket: the whole order of admission. `echo` = the test builds' endpoint, which asks for
+/// no ticket.
+pub(super) async fn answer(
+    door: &Arc<Public>,
+    shard: &Rc<Shard>,
+    peer: SocketAddr,
+    mut request: Request<Incoming>,
+    echo: bool,
+) -> Response<Body> {
+    let accept = match handshake::upgrade_key(&request) {
+        Ok(accept) => accept,
+        Err(refusal) => {
+            shard.hub.metrics.refused(refusal.kind.name());
+            let mut response = refusal.response();
+            response.headers_mut().insert(
+                http::header::SEC_WEBSOCKET_VERSION,
+                HeaderValue::from_static("13"),
+            );
+            return response;
+        }
+    };
+    let subprotocol = offers_subprotocol(&request);
+    let upgrade = hyper::upgrade::on(&mut request);
+    match admit(door, shard, peer, &request, echo).await {
+        Ok(prepared) => {
+            let shard = shard.clone();
+            let deadline = shard.hub.limits.handshake_timeout;
+            spawn_local(async move {
+                match tokio::time::timeout(deadline, take_stream(upgrade)).await {
+                    Ok(Some((stream, early))) => shard.admit(prepared, stream, early),
+                    Ok(None) | Err(_) => shard.hub.metrics.refused("gone"),
+                }
+            });
+            switching(&accept, subprotocol)
+        }
+        Err(refusal) => {
+            shard.hub.metrics.refused(refusal.kind.name());
+            tracing::debug!(%peer, reason = refusal.kind.name(), "refused a handshake: {}", refusal.detail);
+            let told = handshake::wants_refusals_told(request.uri().query())
+                || (refusal.after.is_some() && request.headers().contains_key(ORIGIN));
+            let permit = told
+                .then(|| door.told.clone().try_acquire_owned().ok())
+                .flatten();
+            let Some(permit) = permit else {
+                return refusal.response();
+            };
+            spawn_local(async move {
+                let _permit = permit;
+                let _ = tokio::time::timeout(TOLD_TIMEOUT, tell(upgrade, refusal)).await;
+            });
+            switching(&accept, subprotocol)
+        }
+    }
+}
+
+/// Parse, origin, limits by IP and node, budget, redeem, the user's limit: in this order, what costs nothing first.
+async fn admit(
+    door: &Public,
+    shard: &Rc<Shard>,
+    peer: SocketAddr,
+    request: &Request<Incoming>,
+    echo: bool,
+) -> Result<Prepared, Refusal> {
+    let mut handshake = if echo {
+        Handshake {
+            proof: Proof::Nothing,
+            asked: Default::default(),
+            device: None,
+        }
+    } else {
+        Handshake::parse(request)?
+    };
+    let origin = door.origins.check(request.headers())?;
+    let hub = &shard.hub;
+    let place = hub.admission.take(peer.ip()).map_err(|full| {
+        let why = match full {
+            NoPlace::NodeFull => "this node holds as many connections as it may; come back later",
+            NoPlace::IpFull => {
+                "your address holds as many connections as it may; close one, or come back later"
+            }
+            NoPlace::OverBudget => "too many connections are being opened; come back later",
+        };
+        Refusal::later(Kind::Overloaded, why)
+    })?;
+    #[cfg(feature = "echo")]
+    if echo {
+        handshake.asked.echo = true;
+        let user = crate::model::UserId::parse("echo").expect("a valid id");
+        return prepare(shard, Grant::of(user), handshake, place).await;
+    }
+    let _ = echo;
+    let mut grant = redeem(door, &handshake.proof, origin, peer)
+        .await
+        .inspect_err(|refusal| {
+            if refusal.kind == Kind::Ticket {
+                hub.admission.give_back();
+            }
+        })?;
+    // The ticket wins.
+    grant.device = grant.device.or(handshake.device.take());
+    prepare(shard, grant, handshake, place).await
+}
+
+async fn prepare(
+    shard: &Rc<Shard>,
+    grant: Grant,
+    handshake: Handshake,
+    place: crate::hub::PlaceGuard,
+) -> Result<Prepared, Refusal> {
+    shard
+        .prepare(grant, handshake.asked, place)
+        .await
+        .map_err(|error| match error {
+            NotAdmitted::UserLimit => Refusal::new(
+                Kind::UserLimit,
+                "this user has as many connections as it may; close one first",
+            ),
+            NotAdmitted::Unavailable(problem) => {
+                tracing::warn!(%problem, "a handshake found no backplane");
+                Refusal::later(
+                    Kind::Unavailable,
+                    "the backplane cannot be reached; come back later",
+                )
+            }
+        })
+}
+
+async fn redeem(
+    door: &Public,
+    proof: &Proof,
+    origin: Option<Origin>,
+    peer: SocketAddr,
+) -> Result<Grant, Refusal> {
+    let unavailable = |problem: String| {
+        tracing::warn!(%problem, "a ticket could not be checked");
+        Refusal::later(
+            Kind::Unavailable,
+            "tickets cannot be checked now; come back later",
+        )
+    };
+    let no_ticket = || {
+        Refusal::new(
+            Kind::Ticket,
+            "the ticket is missing, unknown, used or expired; fetch a new one",
+        )
+    };
+    match proof {
+        Proof::Nothing => Err(no_ticket()),
+        Proof::Ticket(text) => {
+            let shown = Presented {
+                origin,
+                ip: peer.ip(),
+            };
+            match door.tickets.redeem(text.expose(), &shown).await {
+                Ok(Redemption::Granted(grant)) => Ok(grant),
+                Ok(Redemption::Unknown) => Err(no_ticket()),
+                Ok(Redemption::WrongOrigin) => Err(Refusal::new(
+                    Kind::Origin,
+                    "the ticket is for another origin",
+                )),
+                Ok(Redemption::WrongIp) => {
+                    Err(Refusal::new(Kind::Ip, "the ticket is for another address"))
+                }
+                Err(error) => Err(unavailable(error.to_string())),
+            }
+        }
+        Proof::Jwt(token) => match &door.jwt {
+            None => Err(Refusal::new(
+                Kind::Ticket,
+                "this node takes no JWT ([jwt] is not configured); show a ticket",
+            )),
+            Some(jwt) => jwt
+                .verify(token.expose())
+                .await
+                .map_err(|error| match error {
+                    JwtError::Invalid(why) => {
+                        Refusal::new(Kind::Ticket, format!("the JWT is refused: {}", why.label()))
+                    }
+                    JwtError::Unavailable(problem) => unavailable(problem),
+                }),
+        },
+    }
+}
+
+fn offers_subprotocol(request: &Request<Incoming>) -> bool {
+    let offered = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    offered
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|protocol| protocol.trim() == SUBPROTOCOL)
+}
+
+fn switching(accept: &str, subprotocol: bool) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    let accept = HeaderValue::from_str(accept).expect("base64 is a header value");
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if subprotocol {
+        headers.insert(
+            SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(SUBPROTOCOL),
+        );
+    }
+    response
+}
+
+/// The TCP stream out of hyper again, and what the client sent behind its handshake.
+async fn take_stream(upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf.into()))
+}
+
+/// One `refused` frame and a close frame; then the client's end of the stream is awaited.
+async fn tell(upgrade: OnUpgrade, refusal: Refusal) -> Option<()> {
+    let (mut stream, _) = take_stream(upgrade).await?;
+    let frame = ServerFrame::Refused {
+        code: refusal.kind.name(),
+        after_ms: refusal.after.map(|after| after.as_millis() as u64),
+    };
+    let mut bytes = codec::frame(Opcode::Text, frame.to_json().as_bytes()).to_vec();
+    bytes.extend_from_slice(&codec::close_frame(
+        refusal.kind.close_code(),
+        &refusal.detail,
+    ));
+    stream.write_all(&bytes).await.ok()?;
+    stream.shutdown().await.ok()?;
+    let mut rest = [0; 512];
+    while stream.read(&mut rest).await.ok()? > 0 {}
+    Some(())
+}

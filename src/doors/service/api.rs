@@ -1,0 +1,288 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use super::error::{ApiError, Code};
+use super::keys::{ApiKey, ApiKeys};
+use crate::doors::config::Scope;
+use crate::hub::{Accepted, Applied, ConnectionInfo, Limits, Router, Sessions};
+use crate::model::{Address, Body, ChannelName, Class, ConnectionId, UserId};
+use crate::telemetry::{Call, Metrics};
+use crate::tickets::{GrantFields, IssueRequest, Issued, Tickets};
+
+/// How much a close frame's reason may hold (RFC 6455 section 5.5).
+const REASON_MAX_BYTES: usize = 123;
+
+/// What the service door can do: the one place where requests of both protocols meet the hub.
+pub struct Api {
+    /// Where messages go.
+    pub router: Arc<Router>,
+    /// Who issues tickets.
+    pub tickets: Arc<Tickets>,
+    /// Who may call.
+    pub keys: ApiKeys,
+    /// What is too much.
+    pub limits: Limits,
+    /// How clients reach the public door.
+    pub url: Option<String>,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// A body as it came, in whichever field.
+pub(super) enum Given {
+    Text(String),
+    Json(String),
+    Binary(bytes::Bytes),
+}
+
+/// The options of a push, publish or broadcast, as they came.
+#[derive(Default)]
+pub(super) struct Options {
+    pub(super) body: Option<Given>,
+    pub(super) class: Class,
+    pub(super) ttl: bool,
+    pub(super) collapse_key: bool,
+    pub(super) idempotency_key: bool,
+    pub(super) waits: bool,
+}
+
+/// A message that is fit to be accepted.
+struct Fit {
+    body: Body,
+    class: Class,
+}
+
+impl Api {
+    /// Authenticates, demands a scope, runs the call and counts its outcome.
+    pub(super) async fn call<T>(
+        &self,
+        method: &'static str,
+        scope: Scope,
+        headers: &HeaderMap,
+        run: impl AsyncFnOnce(&ApiKey) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let caller = self.keys.authenticate(headers);
+        let outcome = match &caller {
+            Ok(caller) => match caller.require(scope) {
+                Ok(()) => run(caller).await,
+                Err(denied) => Err(denied),
+            },
+            Err(error) => Err(error.clone()),
+        };
+        let code = outcome
+            .as_ref()
+            .map_or_else(|error| error.code.name(), |_| "OK");
+        self.count(method, code);
+        if let Err(error) = &outcome {
+            let caller = caller.as_ref().map_or("?", |caller| caller.name());
+            tracing::debug!(method, caller, code, detail = %error.detail, "a call was refused");
+        }
+        outcome
+    }
+
+    pub(super) fn count(&self, method: &'static str, code: &'static str) {
+        self.metrics
+            .calls
+            .get_or_create(&Call { method, code })
+            .inc();
+    }
+
+    fn fit(&self, options: Options) -> Result<Fit, ApiError> {
+        let streams = "messages are not kept yet; leave it out";
+        for (field, given) in [
+            ("ttl", options.ttl),
+            ("collapse_key", options.collapse_key),
+            ("idempotency_key", options.idempotency_key),
+            ("wait_for", options.waits),
+        ] {
+            if given {
+                return Err(ApiError::unimplemented(field, streams));
+            }
+        }
+        let body = match options.body {
+            None => {
+                return Err(ApiError::invalid(
+                    "message",
+                    "is missing: give one of message, json and binary",
+                ));
+            }
+            Some(Given::Text(text)) => Body::Text(text.into()),
+            Some(Given::Json(text)) => {
+                Body::json(&text).map_err(|e| ApiError::invalid("json", e))?
+            }
+            Some(Given::Binary(bytes)) => Body::Binary(bytes),
+        };
+        if body.len() > self.limits.message_bytes {
+            let most = self.limits.message_bytes;
+            return Err(ApiError::invalid(
+                "message",
+                format!(
+                    "is {} bytes; the limit is {most} ([limits] message_bytes)",
+                    body.len()
+                ),
+            ));
+        }
+        Ok(Fit {
+            body,
+            class: options.class,
+        })
+    }
+
+    pub(super) async fn push(
+        &self,
+        caller: &ApiKey,
+        user: &str,
+        options: Options,
+    ) -> Result<Accepted, ApiError> {
+        let user = UserId::parse(user).map_err(|e| ApiError::invalid("user_id", e))?;
+        let fit = self.fit(options)?;
+        caller.require_address(&Address::User(user.clone()))?;
+        caller.spend()?;
+        Ok(self.router.push(user, fit.body, fit.class).await?)
+    }
+
+    pub(super) async fn publish(
+        &self,
+        caller: &ApiKey,
+        channel: &str,
+        options: Options,
+    ) -> Result<Accepted, ApiError> {
+        let channel = ChannelName::parse(channel).map_err(|e| ApiError::invalid("channel", e))?;
+        let fit = self.fit(options)?;
+        caller.require_address(&Address::Channel(channel.clone()))?;
+        caller.spend()?;
+        Ok(self.router.publish(channel, fit.body, fit.class).await?)
+    }
+
+    pub(super) async fn broadcast(
+        &self,
+        caller: &ApiKey,
+        users: &[String],
+        everyone: bool,
+        options: Options,
+    ) -> Result<Accepted, ApiError> {
+        if everyone != users.is_empty() {
+            return Err(ApiError::invalid(
+                "user_ids",
+                "or everyone must be given, and not both",
+            ));
+        }
+        let most = self.limits.broadcast_users;
+        if users.len() > most {
+            return Err(ApiError::invalid(
+                "user_ids",
+                format!(
+                    "are {}; at most {most} a call ([limits] broadcast_users)",
+                    users.len()
+                ),
+            ));
+        }
+        let mut parsed = Vec::with_capacity(users.len());
+        let mut seen = std::collections::HashSet::with_capacity(users.len());
+        for user in users {
+            let user = UserId::parse(user).map_err(|e| ApiError::invalid("user_ids", e))?;
+            caller.require_address(&Address::User(user.clone()))?;
+            if seen.insert(user.clone()) {
+                parsed.push(user);
+            }
+        }
+        let fit = self.fit(options)?;
+        if everyone {
+            caller.require_address(&Address::Everyone)?;
+        }
+        caller.spend()?;
+        Ok(if everyone {
+            self.router.broadcast_everyone(fit.body, fit.class).await?
+        } else {
+            self.router
+                .broadcast(parsed.into(), fit.body, fit.class)
+                .await?
+        })
+    }
+
+    pub(super) async fn issue_ticket(
+        &self,
+        fields: GrantFields,
+        ttl: Option<Duration>,
+    ) -> Result<Issued, ApiError> {
+        let grant = fields.into_grant()?;
+        for channel in grant.channels.iter() {
+            self.router.check_grantable("channels", channel)?;
+        }
+        let issued = self.tickets.issue(IssueRequest { grant, ttl }).await?;
+        self.metrics.tickets_issued.inc();
+        Ok(issued)
+    }
+
+    pub(super) async fn where_is(
+        &self,
+        user: &str,
+    ) -> Result<(Vec<ConnectionInfo>, u32), ApiError> {
+        let user = UserId::parse(user).map_err(|e| ApiError::invalid("user_id", e))?;
+        Ok(self.router.where_is(user).await)
+    }
+
+    pub(super) async fn disconnect(
+        &self,
+        sessions: Sessions,
+        reason: String,
+    ) -> Result<Applied, ApiError> {
+        check_reason(&reason)?;
+        Ok(self.router.disconnect(sessions, reason).await?)
+    }
+
+    pub(super) async fn subscribe(
+        &self,
+        sessions: Sessions,
+        channel: &str,
+        reason: &str,
+        on: bool,
+    ) -> Result<Applied, ApiError> {
+        check_reason(reason)?;
+        let channel = ChannelName::parse(channel).map_err(|e| ApiError::invalid("channel", e))?;
+        Ok(if on {
+            self.router.subscribe(sessions, channel).await?
+        } else {
+            self.router.unsubscribe(sessions, channel).await?
+        })
+    }
+}
+
+/// Whom a control call is about: a user or a connection, and not both.
+pub(super) fn sessions(user: Option<&str>, connection: Option<&str>) -> Result<Sessions, ApiError> {
+    match (user, connection) {
+        (Some(user), None) => {
+            let user = UserId::parse(user).map_err(|e| ApiError::invalid("user_id", e))?;
+            Ok(Sessions::OfUser(user))
+        }
+        (None, Some(id)) => ConnectionId::parse(id)
+            .map(Sessions::Connection)
+            .ok_or_else(|| {
+                ApiError::invalid("connection", "is not a connection's id; WhereIs tells them")
+            }),
+        _ => Err(ApiError::invalid(
+            "user_id",
+            "or connection must be given, and not both",
+        )),
+    }
+}
+
+fn check_reason(reason: &str) -> Result<(), ApiError> {
+    if reason.len() > REASON_MAX_BYTES {
+        return Err(ApiError::invalid(
+            "reason",
+            format!("must be at most {REASON_MAX_BYTES} bytes"),
+        ));
+    }
+    Ok(())
+}
+
+/// For calls that this version does not answer.
+pub(super) fn unimplemented<T>(method: &str) -> Result<T, ApiError> {
+    Err(ApiError::new(
+        Code::Unimplemented,
+        format!("{method} is not implemented yet"),
+    ))
+}

@@ -1,0 +1,247 @@
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+
+use crate::hub::Refusal;
+use crate::model::MessageId;
+use crate::tickets::{FieldError, IssueError};
+
+/// The stable codes of the service API, gRPC's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Code {
+    InvalidArgument,
+    Unauthenticated,
+    PermissionDenied,
+    NotFound,
+    ResourceExhausted,
+    Unimplemented,
+    Unavailable,
+    Aborted,
+    Internal,
+}
+
+/// Why a call is not answered with what it asked for: the same in both protocols.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    /// Which kind.
+    pub code: Code,
+    /// What is wrong and what to do.
+    pub detail: String,
+    /// The field of the request that is wrong.
+    pub field: Option<&'static str>,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+    /// The message that may or may not have been accepted.
+    pub message_id: Option<MessageId>,
+}
+
+impl Code {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "INVALID_ARGUMENT",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::PermissionDenied => "PERMISSION_DENIED",
+            Self::NotFound => "NOT_FOUND",
+            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Self::Unimplemented => "UNIMPLEMENTED",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Aborted => "ABORTED",
+            Self::Internal => "INTERNAL",
+        }
+    }
+
+    fn http(self) -> StatusCode {
+        match self {
+            Self::InvalidArgument => StatusCode::BAD_REQUEST,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::PermissionDenied => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Aborted => StatusCode::GATEWAY_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn grpc(self) -> tonic::Code {
+        match self {
+            Self::InvalidArgument => tonic::Code::InvalidArgument,
+            Self::Unauthenticated => tonic::Code::Unauthenticated,
+            Self::PermissionDenied => tonic::Code::PermissionDenied,
+            Self::NotFound => tonic::Code::NotFound,
+            Self::ResourceExhausted => tonic::Code::ResourceExhausted,
+            Self::Unimplemented => tonic::Code::Unimplemented,
+            Self::Unavailable => tonic::Code::Unavailable,
+            Self::Aborted => tonic::Code::Aborted,
+            Self::Internal => tonic::Code::Internal,
+        }
+    }
+}
+
+impl ApiError {
+    /// An error with its sentence.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            field: None,
+            retry_after: None,
+            message_id: None,
+        }
+    }
+
+    /// `INVALID_ARGUMENT` for a field; `problem` is read after its name.
+    pub fn invalid(field: &'static str, problem: impl std::fmt::Display) -> Self {
+        Self {
+            field: Some(field),
+            ..Self::new(Code::InvalidArgument, format!("{field} {problem}"))
+        }
+    }
+
+    /// `UNIMPLEMENTED` for a field.
+    pub fn unimplemented(field: &'static str, why: &str) -> Self {
+        Self {
+            field: Some(field),
+            ..Self::new(
+                Code::Unimplemented,
+                format!("{field} is not implemented yet: {why}"),
+            )
+        }
+    }
+
+    /// For an item of a stream.
+    pub fn to_rpc_status(&self) -> crate::proto::google::rpc::Status {
+        crate::proto::google::rpc::Status {
+            code: self.code.grpc() as i32,
+            message: self.detail.clone(),
+            details: Vec::new(),
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Invalid { field, problem } => Self::invalid(field, problem),
+            Refusal::Busy { retry_after } => Self {
+                retry_after: Some(retry_after),
+                ..Self::new(
+                    Code::ResourceExhausted,
+                    "the node is too busy; nothing was accepted",
+                )
+            },
+            Refusal::Unavailable(problem) => Self {
+                retry_after: Some(Duration::from_secs(1)),
+                ..Self::new(
+                    Code::Unavailable,
+                    format!("{problem}; nothing was accepted"),
+                )
+            },
+            Refusal::Unknown { id, problem } => Self {
+                message_id: Some(id),
+                ..Self::new(
+                    Code::Aborted,
+                    format!("unknown: {problem}; message {id} may or may not have been accepted"),
+                )
+            },
+        }
+    }
+}
+
+impl From<FieldError> for ApiError {
+    fn from(error: FieldError) -> Self {
+        let (code, inner) = match &error {
+            FieldError::Invalid(inner) => (Code::InvalidArgument, inner),
+            FieldError::Unimplemented(inner) => (Code::Unimplemented, inner),
+        };
+        Self {
+            field: Some(inner.field),
+            ..Self::new(code, error.to_string())
+        }
+    }
+}
+
+impl From<IssueError> for ApiError {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Invalid(inner) => Self::invalid(inner.field, inner.problem),
+            IssueError::Full => Self {
+                retry_after: Some(Duration::from_secs(1)),
+                ..Self::new(
+                    Code::ResourceExhausted,
+                    "too many tickets wait to be redeemed",
+                )
+            },
+            IssueError::Unavailable(problem) => {
+                tracing::warn!(%problem, "a ticket could not be issued");
+                Self::new(Code::Unavailable, "tickets cannot be issued now")
+            }
+        }
+    }
+}
+
+impl From<ApiError> for tonic::Status {
+    fn from(error: ApiError) -> Self {
+        let mut status = Self::new(error.code.grpc(), error.detail);
+        let mut put = |key: &'static str, text: String| {
+            if let Ok(value) = text.parse() {
+                status.metadata_mut().insert(key, value);
+            }
+        };
+        if let Some(after) = error.retry_after {
+            put("retry-after-ms", after.as_millis().to_string());
+        }
+        if let Some(id) = error.message_id {
+            put("message-id", id.to_string());
+        }
+        status
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        problem(self.code.http(), self.code.name(), &self)
+    }
+}
+
+/// A problem document (RFC 9457) with a status of its own.
+pub(super) fn problem(status: StatusCode, code: &str, error: &ApiError) -> Response {
+    let mut body = serde_json::json!({
+        "title": status.canonical_reason().unwrap_or("error"),
+        "status": status.as_u16(),
+        "code": code,
+        "detail": error.detail,
+    });
+    if let Some(field) = error.field {
+        body["field"] = field.into();
+    }
+    if let Some(after) = error.retry_after {
+        body["retry_after_ms"] = (after.as_millis() as u64).into();
+    }
+    if let Some(id) = error.message_id {
+        body["message_id"] = id.to_string().into();
+    }
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    if let Some(after) = error.retry_after {
+        headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(
+            http::header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer"),
+        );
+    }
+    response
+}

@@ -1,0 +1,449 @@
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::api::{Api, Given, Options, sessions, unimplemented};
+use super::error::ApiError;
+use super::keys::ApiKey;
+use crate::doors::config::Scope;
+use crate::hub::{self, Accepted};
+use crate::model::Class;
+use crate::proto::tidings::v1 as pb;
+use crate::tickets::GrantFields;
+
+/// Lanes of one stream of pushes: pushes for one user keep their order by going through one of them.
+const LANES: usize = 16;
+
+/// The gRPC side of the service door: translates, no more.
+#[derive(Clone)]
+pub(super) struct Grpc {
+    pub(super) api: Arc<Api>,
+    /// Turns true when the node drains.
+    pub(super) draining: watch::Receiver<bool>,
+    /// Items of one stream that may be under way.
+    pub(super) window: usize,
+}
+
+macro_rules! options {
+    ($request:expr, $body:path) => {{
+        use $body as Body;
+        let request = $request;
+        Ok::<_, ApiError>(Options {
+            body: request.body.map(|body| match body {
+                Body::Message(text) => Given::Text(text),
+                Body::Json(text) => Given::Json(text),
+                Body::Binary(bytes) => Given::Binary(bytes),
+            }),
+            class: class(request.class)?,
+            ttl: request.ttl.is_some(),
+            collapse_key: !request.collapse_key.is_empty(),
+            idempotency_key: !request.idempotency_key.is_empty(),
+            waits: waits(request.wait_for)? || request.wait_timeout.is_some(),
+        })
+    }};
+}
+
+fn class(class: i32) -> Result<Class, ApiError> {
+    match pb::push_request::Class::try_from(class) {
+        Ok(pb::push_request::Class::Unspecified) => Ok(Class::Unset),
+        Ok(pb::push_request::Class::Kept) => Ok(Class::Kept),
+        Ok(pb::push_request::Class::Volatile) => Ok(Class::Volatile),
+        Err(_) => Err(ApiError::invalid(
+            "class",
+            format!("{class} is not one of KEPT, VOLATILE"),
+        )),
+    }
+}
+
+fn waits(wait_for: i32) -> Result<bool, ApiError> {
+    use pb::push_request::WaitFor;
+    match WaitFor::try_from(wait_for) {
+        Ok(WaitFor::Unspecified | WaitFor::Accepted) => Ok(false),
+        Ok(WaitFor::Written | WaitFor::Acked) => Ok(true),
+        Err(_) => Err(ApiError::invalid(
+            "wait_for",
+            format!("{wait_for} is not one of ACCEPTED, WRITTEN, ACKED"),
+        )),
+    }
+}
+
+fn status(accepted: &Accepted) -> i32 {
+    match accepted.status {
+        hub::Status::DeliveredLocally => pb::Status::DeliveredLocally as i32,
+        hub::Status::DispatchedToCluster => pb::Status::DispatchedToCluster as i32,
+        hub::Status::NobodyConnected => pb::Status::NobodyConnected as i32,
+    }
+}
+
+fn push_response(accepted: &Accepted) -> pb::PushResponse {
+    pb::PushResponse {
+        status: status(accepted),
+        message_id: accepted.id.to_string(),
+        local_connections: accepted.local_connections,
+        other_nodes: accepted.other_nodes,
+        degraded: accepted.degraded,
+        ..Default::default()
+    }
+}
+
+async fn push(
+    api: &Api,
+    caller: &ApiKey,
+    request: pb::PushRequest,
+) -> Result<pb::PushResponse, ApiError> {
+    let user = request.user_id.clone();
+    let options = options!(request, pb::push_request::Body)?;
+    api.push(caller, &user, options)
+        .await
+        .map(|accepted| push_response(&accepted))
+}
+
+type Results = Pin<Box<dyn Stream<Item = Result<pb::PushResult, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl pb::notification_server::Notification for Grpc {
+    async fn push_notification(
+        &self,
+        request: Request<pb::PushRequest>,
+    ) -> Result<Response<pb::PushResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let headers = metadata.into_headers();
+        let run = async |caller: &ApiKey| push(&self.api, caller, request).await;
+        let answer = self
+            .api
+            .call("PushNotification", Scope::Push, &headers, run)
+            .await?;
+        Ok(Response::new(answer))
+    }
+
+    type PushNotificationsStream = Results;
+
+    async fn push_notifications(
+        &self,
+        request: Request<Streaming<pb::PushItem>>,
+    ) -> Result<Response<Results>, Status> {
+        let (metadata, _, items) = request.into_parts();
+        let headers = metadata.into_headers();
+        let caller = self.api.keys.authenticate(&headers)?;
+        caller.require(Scope::Push)?;
+        let per_lane = (self.window / LANES).max(1);
+        let (results, out) = mpsc::channel(self.window.max(1));
+        let lanes: Vec<_> = (0..LANES)
+            .map(|_| {
+                let (lane, items) = mpsc::channel(per_lane);
+                tokio::spawn(run_lane(
+                    self.api.clone(),
+                    caller.clone(),
+                    items,
+                    results.clone(),
+                ));
+                lane
+            })
+            .collect();
+        tokio::spawn(read_items(items, lanes, results, self.draining.clone()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(out))))
+    }
+
+    async fn broadcast(
+        &self,
+        request: Request<pb::BroadcastRequest>,
+    ) -> Result<Response<pb::BroadcastResponse>, Status> {
+        let (metadata, _, mut request) = request.into_parts();
+        let headers = metadata.into_headers();
+        let run = async |caller: &ApiKey| {
+            let users = std::mem::take(&mut request.user_ids);
+            let everyone = request.everyone;
+            let options = options!(request, pb::broadcast_request::Body)?;
+            self.api.broadcast(caller, &users, everyone, options).await
+        };
+        let accepted = self
+            .api
+            .call("Broadcast", Scope::Push, &headers, run)
+            .await?;
+        Ok(Response::new(pb::BroadcastResponse {
+            status: status(&accepted),
+            message_id: accepted.id.to_string(),
+            local_connections: accepted.local_connections,
+            other_nodes: accepted.other_nodes,
+            degraded: accepted.degraded,
+            ..Default::default()
+        }))
+    }
+
+    async fn publish(
+        &self,
+        request: Request<pb::PublishRequest>,
+    ) -> Result<Response<pb::PublishResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let headers = metadata.into_headers();
+        let run = async |caller: &ApiKey| {
+            let channel = request.channel.clone();
+            let options = options!(request, pb::publish_request::Body)?;
+            self.api.publish(caller, &channel, options).await
+        };
+        let accepted = self
+            .api
+            .call("Publish", Scope::Publish, &headers, run)
+            .await?;
+        Ok(Response::new(pb::PublishResponse {
+            status: status(&accepted),
+            message_id: accepted.id.to_string(),
+            local_connections: accepted.local_connections,
+            other_nodes: accepted.other_nodes,
+            degraded: accepted.degraded,
+            ..Default::default()
+        }))
+    }
+}
+
+/// Gives each item to the lane of its user, until the stream ends or the node drains. Ends with the call: the lanes and
+/// the results close behind it.
+async fn read_items(
+    mut items: Streaming<pb::PushItem>,
+    lanes: Vec<mpsc::Sender<pb::PushItem>>,
+    results: mpsc::Sender<Result<pb::PushResult, Status>>,
+    mut draining: watch::Receiver<bool>,
+) {
+    let hasher = RandomState::new();
+    loop {
+        let item = tokio::select! {
+            item = items.next() => item,
+            _ = draining.wait_for(|draining| *draining) => return,
+            () = results.closed() => return,
+        };
+        match item {
+            Some(Ok(item)) => {
+                let user = item.push.as_ref().map_or("", |push| &push.user_id);
+                let lane = hasher.hash_one(user) % lanes.len() as u64;
+                if lanes[lane as usize].send(item).await.is_err() {
+                    return;
+                }
+            }
+            Some(Err(status)) => {
+                let _ = results.send(Err(status)).await;
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+async fn run_lane(
+    api: Arc<Api>,
+    caller: Arc<ApiKey>,
+    mut items: mpsc::Receiver<pb::PushItem>,
+    results: mpsc::Sender<Result<pb::PushResult, Status>>,
+) {
+    use pb::push_result::Result as Outcome;
+    while let Some(item) = items.recv().await {
+        let outcome = match item.push {
+            None => Err(ApiError::invalid("push", "is missing")),
+            Some(request) => push(&api, &caller, request).await,
+        };
+        let code = outcome.as_ref().map_or_else(|e| e.code.name(), |_| "OK");
+        api.count("PushNotifications", code);
+        let result = match outcome {
+            Ok(response) => Outcome::Response(response),
+            Err(error) => Outcome::Error(error.to_rpc_status()),
+        };
+        let answer = pb::PushResult {
+            r#ref: item.r#ref,
+            result: Some(result),
+        };
+        if results.send(Ok(answer)).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl pb::tickets_server::Tickets for Grpc {
+    async fn issue_ticket(
+        &self,
+        request: Request<pb::IssueTicketRequest>,
+    ) -> Result<Response<pb::IssueTicketResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let headers = metadata.into_headers();
+        let run = async |_: &ApiKey| {
+            let some = |text: String| (!text.is_empty()).then_some(text);
+            let ttl = request.ttl.map(duration).transpose()?;
+            let fields = GrantFields {
+                user_id: request.user_id,
+                device: some(request.device),
+                channels: request.channels,
+                claims: some(request.claims),
+                origins: request.origins,
+                ips: request.ips,
+                session_seconds: Some(request.session_seconds),
+                since: some(request.since),
+            };
+            self.api.issue_ticket(fields, ttl).await
+        };
+        let issued = self
+            .api
+            .call("IssueTicket", Scope::Ticket, &headers, run)
+            .await?;
+        let expires_at = SystemTime::UNIX_EPOCH + Duration::from_millis(issued.expires_at);
+        Ok(Response::new(pb::IssueTicketResponse {
+            ticket: issued.ticket.expose().to_owned(),
+            expires_at: Some(expires_at.into()),
+            url: self.api.url.clone().unwrap_or_default(),
+        }))
+    }
+}
+
+fn duration(duration: prost_types::Duration) -> Result<Duration, ApiError> {
+    Duration::try_from(duration).map_err(|_| ApiError::invalid("ttl", "must not be negative"))
+}
+
+macro_rules! target {
+    ($target:expr, $kind:path) => {{
+        use $kind as Target;
+        match &$target {
+            Some(Target::UserId(user)) => sessions(Some(user), None),
+            Some(Target::Connection(id)) => sessions(None, Some(id)),
+            None => sessions(None, None),
+        }
+    }};
+}
+
+#[tonic::async_trait]
+impl pb::connections_server::Connections for Grpc {
+    async fn where_is(
+        &self,
+        request: Request<pb::WhereIsRequest>,
+    ) -> Result<Response<pb::WhereIsResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let headers = metadata.into_headers();
+        let run = async |_: &ApiKey| self.api.where_is(&request.user_id).await;
+        let (connections, unknown) = self.api.call("WhereIs", Scope::Read, &headers, run).await?;
+        let connection = |info: hub::ConnectionInfo| pb::Connection {
+            node: info.node.to_string(),
+            connection: info.connection.to_string(),
+            device: info.device.map(|d| d.to_string()).unwrap_or_default(),
+            connected_at: Some(info.connected_at.into()),
+            channels: info.channels.iter().map(ToString::to_string).collect(),
+        };
+        Ok(Response::new(pb::WhereIsResponse {
+            connections: connections.into_iter().map(connection).collect(),
+            unknown,
+        }))
+    }
+
+    async fn disconnect(
+        &self,
+        request: Request<pb::DisconnectRequest>,
+    ) -> Result<Response<pb::DisconnectResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let headers = metadata.into_headers();
+        let run = async |_: &ApiKey| {
+            let sessions = target!(request.target, pb::disconnect_request::Target)?;
+            self.api.disconnect(sessions, request.reason).await
+        };
+        let done = self
+            .api
+            .call("Disconnect", Scope::Admin, &headers, run)
+            .await?;
+        Ok(Response::new(pb::DisconnectResponse {
+            applied: done.applied,
+            unknown: done.unknown,
+        }))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<pb::SubscribeRequest>,
+    ) -> Result<Response<pb::SubscribeResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let headers = metadata.into_headers();
+        let run = async |_: &ApiKey| {
+            let sessions = target!(request.target, pb::subscribe_request::Target)?;
+            self.api
+                .subscribe(sessions, &request.channel, &request.reason, true)
+                .await
+        };
+        let done = self
+            .api
+            .call("Subscribe", Scope::Admin, &headers, run)
+            .await?;
+        Ok(Response::new(pb::SubscribeResponse {
+            applied: done.applied,
+            unknown: done.unknown,
+        }))
+    }
+
+    async fn unsubscribe(
+        &self,
+        request: Request<pb::UnsubscribeRequest>,
+    ) -> Result<Response<pb::UnsubscribeResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let headers = metadata.into_headers();
+        let run = async |_: &ApiKey| {
+            let sessions = target!(request.target, pb::unsubscribe_request::Target)?;
+            self.api
+                .subscribe(sessions, &request.channel, &request.reason, false)
+                .await
+        };
+        let done = self
+            .api
+            .call("Unsubscribe", Scope::Admin, &headers, run)
+            .await?;
+        Ok(Response::new(pb::UnsubscribeResponse {
+            applied: done.applied,
+            unknown: done.unknown,
+        }))
+    }
+
+    async fn presence(
+        &self,
+        request: Request<pb::PresenceRequest>,
+    ) -> Result<Response<pb::PresenceResponse>, Status> {
+        self.later("Presence", &request.into_parts().0.into_headers())
+            .await
+    }
+
+    async fn history(
+        &self,
+        request: Request<pb::HistoryRequest>,
+    ) -> Result<Response<pb::HistoryResponse>, Status> {
+        self.later("History", &request.into_parts().0.into_headers())
+            .await
+    }
+
+    async fn nodes(
+        &self,
+        request: Request<pb::NodesRequest>,
+    ) -> Result<Response<pb::NodesResponse>, Status> {
+        self.later("Nodes", &request.into_parts().0.into_headers())
+            .await
+    }
+}
+
+#[tonic::async_trait]
+impl pb::delivery_server::Delivery for Grpc {
+    async fn explain(
+        &self,
+        request: Request<pb::ExplainRequest>,
+    ) -> Result<Response<pb::ExplainResponse>, Status> {
+        self.later("Explain", &request.into_parts().0.into_headers())
+            .await
+    }
+}
+
+impl Grpc {
+    async fn later<T>(
+        &self,
+        method: &'static str,
+        headers: &http::HeaderMap,
+    ) -> Result<Response<T>, Status> {
+        let run = async |_: &ApiKey| unimplemented(method);
+        Ok(self.api.call(method, Scope::Read, headers, run).await?)
+    }
+}

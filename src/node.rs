@@ -1,0 +1,323 @@
+//! A node: builds, binds, runs and drains. The one place that knows all rooms.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::backplane::{Backplane, Memory};
+use crate::config::{Config, Mode};
+use crate::doors::config::DEVELOPMENT_KEY;
+use crate::doors::public::{Playground, Public};
+use crate::doors::service::{Api, ApiKeys};
+use crate::doors::{admin, service};
+use crate::fleet::{DrainConfig, Health, Phase};
+use crate::hub::{Hub, HubParts, Namespaces, ShardThreads};
+use crate::model::{NodeId, Secret};
+use crate::telemetry::Metrics;
+use crate::tickets::{JwtVerifier, Tickets};
+
+/// Connections that may wait to be accepted, per socket.
+const BACKLOG: i32 = 4096;
+
+/// What a node bound.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// Clients.
+    pub public: SocketAddr,
+    /// Services.
+    pub service: SocketAddr,
+    /// People and probes.
+    pub admin: SocketAddr,
+    /// Probes alone.
+    pub probe: Option<SocketAddr>,
+}
+
+/// A running node.
+pub struct Node {
+    /// What it bound.
+    pub addresses: Addresses,
+    /// Its name.
+    pub id: NodeId,
+    hub: Arc<Hub>,
+    health: Arc<Health>,
+    drain: DrainConfig,
+    draining: watch::Sender<bool>,
+    stop_service: watch::Sender<bool>,
+    stop_admin: watch::Sender<bool>,
+    service: JoinHandle<()>,
+    admins: Vec<JoinHandle<()>>,
+    shards: ShardThreads,
+}
+
+impl Node {
+    /// Starts a node. It serves when this returns.
+    ///
+    /// # Errors
+    /// A sentence with the fix: a wrong configuration, a port that is taken.
+    pub async fn start(config: Config, mode: Mode) -> Result<Self, String> {
+        config.check(mode)?;
+        let id = node_id(config.node.id.as_deref());
+        let namespaces = Arc::new(Namespaces::new(&config.namespaces, mode == Mode::Dev));
+        let metrics = Metrics::new();
+        let parts = HubParts {
+            node: id.clone(),
+            config: config.hub.clone(),
+            limits: config.limits.clone(),
+            heartbeat: config.heartbeat.clone(),
+            inbox: config.inbox.clone(),
+            namespaces,
+            metrics: metrics.clone(),
+        };
+        let (hub, seats) = Hub::new(parts, |arrivals| {
+            Arc::new(Memory::new(arrivals)) as Arc<dyn Backplane>
+        });
+        let (public, listeners) = bind_public(config.public.listen, seats.len())?;
+        let service_socket = bind("service", config.service.listen).await?;
+        let admin_socket = bind("admin", config.admin.listen).await?;
+        let probe_socket = match &config.probe {
+            Some(probe) => Some(bind("probe", probe.listen).await?),
+            None => None,
+        };
+        let address = |socket: &TcpListener| socket.local_addr().map_err(|e| e.to_string());
+        let addresses = Addresses {
+            public,
+            service: address(&service_socket)?,
+            admin: address(&admin_socket)?,
+            probe: probe_socket.as_ref().map(address).transpose()?,
+        };
+        let tickets = Arc::new(Tickets::in_memory(&config.tickets)?);
+        let jwt = config.jwt.as_ref().map(JwtVerifier::new).transpose()?;
+        let dev_url = || (mode == Mode::Dev).then(|| format!("ws://{public}/ws"));
+        let url = config.public.url.clone().or_else(dev_url);
+        let api = Arc::new(Api {
+            router: hub.router.clone(),
+            tickets: tickets.clone(),
+            keys: ApiKeys::new(&config.api_keys)?,
+            limits: config.limits.clone(),
+            url: url.clone(),
+            metrics: metrics.clone(),
+        });
+        let draining = watch::Sender::new(false);
+        let routes = service::routes(
+            api,
+            draining.subscribe(),
+            config.service.stream_window,
+            config.service.reflection,
+        )
+        .await?;
+        let playground = (mode == Mode::Dev).then(|| playground(&routes, &addresses, &id));
+        let door = Arc::new(Public::new(
+            &config.public,
+            mode == Mode::Dev,
+            tickets,
+            jwt,
+            url,
+            playground,
+        ));
+        let shards = ShardThreads::start(seats, listeners, move |shard, stream, peer| {
+            door.connection(shard, stream, peer);
+        })
+        .map_err(|e| format!("a shard's thread could not be started: {e}"))?;
+        let health = Arc::new(Health::default());
+        let (stop_service, stop_admin) = (watch::Sender::new(false), watch::Sender::new(false));
+        let service = tokio::spawn(service::serve(service_socket, routes, told(&stop_service)));
+        let keys = match addresses.admin.ip().is_loopback() {
+            true => None,
+            false => Some(Arc::new(ApiKeys::new(&config.api_keys)?)),
+        };
+        let routes = admin::routes(health.clone(), metrics, keys);
+        let mut admins = vec![tokio::spawn(admin::serve(
+            admin_socket,
+            routes,
+            told(&stop_admin),
+        ))];
+        if let Some(socket) = probe_socket {
+            let routes = admin::probe_routes(health.clone());
+            admins.push(tokio::spawn(admin::serve(
+                socket,
+                routes,
+                told(&stop_admin),
+            )));
+        }
+        health.enter(Phase::Serving);
+        warn_if_killed_early(&config.drain);
+        tracing::info!(node = %id, %public, service = %addresses.service, admin = %addresses.admin, "serving");
+        Ok(Self {
+            addresses,
+            id,
+            hub,
+            health,
+            drain: config.drain,
+            draining,
+            stop_service,
+            stop_admin,
+            service,
+            admins,
+            shards,
+        })
+    }
+
+    /// The hub's counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.hub.metrics
+    }
+
+    /// Bytes that wait in all outboxes.
+    pub fn outbox_bytes(&self) -> usize {
+        self.hub.outbox_bytes()
+    }
+
+    /// Connections, handshakes under way included.
+    pub fn connections(&self) -> usize {
+        self.hub.admission.connections()
+    }
+
+    /// Leaves: readiness goes red; all doors accept for `deregister_delay`; listeners close and calls in flight finish;
+    /// over `spread` the sessions are closed with 1012; who has not gone `grace` later is dropped. Without sessions it
+    /// leaves at once, and when `now` comes.
+    pub async fn leave(self, now: impl Future<Output = ()>) {
+        self.health.enter(Phase::Draining);
+        tracing::info!(connections = self.connections(), "draining");
+        tokio::pin!(now);
+        let hurried = tokio::select! {
+            () = self.wait_until_empty(self.drain.deregister_delay) => false,
+            () = &mut now => true,
+        };
+        self.draining.send_replace(true);
+        self.hub.router.stop_accepting().await;
+        self.stop_service.send_replace(true);
+        let total = self.drain.spread + self.drain.grace;
+        if !hurried {
+            self.hub.router.drain(self.drain.spread).await;
+            tokio::select! {
+                () = self.wait_until_empty(total) => {}
+                () = &mut now => {}
+            }
+        }
+        self.hub.router.close_all().await;
+        // Close frames get a moment to be answered.
+        self.wait_until_empty(Duration::from_secs(1)).await;
+        let _ = self.service.await;
+        self.hub.router.end().await;
+        let shards = self.shards;
+        let _ = tokio::task::spawn_blocking(move || shards.join()).await;
+        self.stop_admin.send_replace(true);
+        for admin in self.admins {
+            let _ = admin.await;
+        }
+        tracing::info!("left");
+    }
+
+    async fn wait_until_empty(&self, most: Duration) {
+        let deadline = Instant::now() + most;
+        while self.connections() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Resolves when the node tells a door to stop.
+fn told(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + use<> {
+    let mut stop = stop.subscribe();
+    async move {
+        // An error means that the node is gone: stop too.
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+}
+
+fn playground(routes: &axum::Router, addresses: &Addresses, id: &NodeId) -> Playground {
+    let info = serde_json::json!({
+        "node": id.to_string(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "public": addresses.public.to_string(),
+        "service": addresses.service.to_string(),
+        "admin": addresses.admin.to_string(),
+        "key": DEVELOPMENT_KEY,
+    });
+    Playground::new(routes.clone(), &Secret::new(DEVELOPMENT_KEY), &info)
+}
+
+/// `[node] id`, else the host's name and four random characters.
+fn node_id(configured: Option<&str>) -> NodeId {
+    NodeId(match configured {
+        Some(id) => id.into(),
+        None => {
+            let uname = rustix::system::uname();
+            let host = uname.nodename().to_string_lossy();
+            format!("{host}-{:04x}", rand::random::<u16>()).into()
+        }
+    })
+}
+
+fn warn_if_killed_early(drain: &DrainConfig) {
+    let takes = drain.deregister_delay + drain.spread + drain.grace + Duration::from_secs(5);
+    if !drain.termination_grace.is_zero() && drain.termination_grace < takes {
+        tracing::warn!(
+            "a drain takes up to {takes:?}, and the platform kills after {:?}: raise its grace period, or shorten [drain]",
+            drain.termination_grace
+        );
+    }
+}
+
+fn taken(door: &str, address: SocketAddr, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!(
+            "[{door}] listen: {address} is taken by another process; stop it, or choose another port (port 0 = a free one)"
+        ),
+        std::io::ErrorKind::AddrNotAvailable => {
+            format!(
+                "[{door}] listen: this machine has no address {}",
+                address.ip()
+            )
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            format!("[{door}] listen: {address} needs a privilege; choose a port above 1023")
+        }
+        _ => format!("[{door}] listen: {address}: {error}"),
+    }
+}
+
+async fn bind(door: &str, address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|e| taken(door, address, &e))
+}
+
+/// One listening socket per shard on one port. It is bound once without `SO_REUSEPORT` first, so that a port that is
+/// taken is still an error.
+fn bind_public(
+    address: SocketAddr,
+    shards: usize,
+) -> Result<(SocketAddr, Vec<std::net::TcpListener>), String> {
+    let open = |address: SocketAddr, reuse_port: bool| -> std::io::Result<Socket> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(reuse_port)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        Ok(socket)
+    };
+    let error = |e: std::io::Error| taken("public", address, &e);
+    let first = open(address, false).map_err(error)?;
+    // With SO_REUSEADDR alone, only listening shows that another process listens.
+    first.listen(1).map_err(error)?;
+    let bound = first.local_addr().map_err(error)?;
+    let bound = bound.as_socket().unwrap_or(address);
+    drop(first);
+    let mut sockets = Vec::with_capacity(shards);
+    for _ in 0..shards {
+        let socket = open(bound, true).map_err(error)?;
+        socket.listen(BACKLOG).map_err(error)?;
+        sockets.push(socket.into());
+    }
+    Ok((bound, sockets))
+}
