@@ -199,7 +199,7 @@ async fn follow(mut stream: TcpStream, early: Vec<u8>, welcomed: &mut bool) -> E
                 }
                 Ok(Some(Event::Text(text))) => {
                     println!("{text}");
-                    let told = Told::read(text);
+                    let told = Told::read(&text);
                     *welcomed |= told.kind == "welcome";
                     after = told.after_ms.map(Duration::from_millis).or(after);
                     (told.kind == "ping").then(|| (Opcode::Text, br#"{"type":"pong"}"#.to_vec()))
@@ -210,7 +210,7 @@ async fn follow(mut stream: TcpStream, early: Vec<u8>, welcomed: &mut bool) -> E
                     let code = close.as_ref().map_or(CloseCode::NORMAL, |close| close.code);
                     let why = format!(
                         "closed with {code} {}",
-                        close.map_or("", |close| close.reason)
+                        close.as_ref().map_or("", |close| &close.reason)
                     );
                     let payload = codec::close_payload(code, "");
                     let frame = codec::masked_frame(Opcode::Close, &payload, rand::random());

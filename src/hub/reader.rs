@@ -168,7 +168,7 @@ impl Shard {
                 None
             }
             Event::Ping(payload) if open => {
-                state.push_frame(key, codec::frame(Opcode::Pong, payload));
+                state.push_frame(key, codec::frame(Opcode::Pong, &payload));
                 None
             }
             #[cfg(feature = "echo")]
@@ -178,12 +178,12 @@ impl Shard {
             }
             #[cfg(feature = "echo")]
             Event::Binary(bytes) if open && session.echo => {
-                state.push_frame(key, codec::frame(Opcode::Binary, bytes));
+                state.push_frame(key, codec::frame(Opcode::Binary, &bytes));
                 None
             }
             Event::Text(text) if open => {
                 drop(state);
-                self.client_frame(key, text)
+                self.client_frame(key, &text)
             }
             Event::Binary(_) if open => {
                 drop(state);

@@ -1,5 +1,5 @@
+use std::borrow::Cow;
 use std::fmt;
-use std::str;
 
 use super::ProtocolError;
 
@@ -77,7 +77,7 @@ pub struct Close<'a> {
     /// The code.
     pub code: CloseCode,
     /// Words for a person; often empty.
-    pub reason: &'a str,
+    pub reason: Cow<'a, str>,
 }
 
 impl<'a> Close<'a> {
@@ -92,6 +92,17 @@ impl<'a> Close<'a> {
         let code =
             CloseCode::new(u16::from_be_bytes(code)).ok_or(ProtocolError::InvalidCloseCode)?;
         let reason = str::from_utf8(reason).map_err(|_| ProtocolError::InvalidUtf8)?;
-        Ok(Some(Self { code, reason }))
+        Ok(Some(Self {
+            code,
+            reason: Cow::Borrowed(reason),
+        }))
+    }
+
+    /// The same, independent of the buffer that it was read from.
+    pub fn into_owned(self) -> Close<'static> {
+        Close {
+            code: self.code,
+            reason: Cow::Owned(self.reason.into_owned()),
+        }
     }
 }

@@ -1,289 +1,259 @@
-use super::header::{HEADER_MAX, Header};
-use super::utf8::Utf8;
-use super::{Close, Opcode, ProtocolError, Role, mask};
+use std::borrow::Cow;
+use std::mem;
 
-/// What a decoder takes at most.
-#[derive(Debug, Clone, Copy)]
+use super::header::{Context, Header, Opcode, Role};
+use super::mask::Mask;
+use super::message::Message;
+use super::{Event, ProtocolError};
+
+/// What the other side may ask us to put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of one message, all fragments together.
+    /// The longest message, in bytes of payload.
     pub message_bytes: usize,
-    /// Frames of one message.
+    /// The most frames of one message, empty ones included; at least 1.
     pub fragments: u32,
 }
 
-/// A whole message or control frame.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// A text message.
-    Text(&'a str),
-    /// A binary message.
-    Binary(&'a [u8]),
-    /// To be answered by a pong with the same payload.
-    Ping(&'a [u8]),
-    /// The answer to a ping, or a one-sided heartbeat.
-    Pong(&'a [u8]),
-    /// The last frame of the other side.
-    Close(Option<Close<'a>>),
-}
-
-/// Takes bytes, gives events. Small while nothing is incomplete.
+/// Reads the frames of one connection.
+///
+/// It is all that an idle connection costs: 24 bytes. What is incomplete is on the heap, and only for as long: at most twice
+/// [`Limits::message_bytes`] (a growing buffer doubles) and 400 bytes.
+#[derive(Debug)]
 pub struct Decoder {
-    role: Role,
-    limits: Limits,
     partial: Option<Box<Partial>>,
+    message_bytes: usize,
+    fragments: u32,
+    role: Role,
+    state: State,
 }
 
-/// What is incomplete, or was completed from pieces at the last call.
-#[derive(Default)]
+/// An idle connection keeps this, times a million.
+const _: () = assert!(size_of::<Decoder>() <= 24);
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Open,
+    /// A close frame came: what follows it means nothing (RFC 6455 section 5.5.1).
+    Closed,
+    Failed(ProtocolError),
+}
+
+/// What came and is not whole.
+#[derive(Debug, Default)]
 struct Partial {
-    /// The beginning of a header.
-    header: [u8; HEADER_MAX],
-    header_length: usize,
+    header: HeaderStart,
     frame: Option<Frame>,
-    /// The payload of a control frame that is incomplete.
-    control: Vec<u8>,
     message: Option<Message>,
 }
 
-/// A frame whose payload is not all there.
-#[derive(Clone, Copy)]
+/// The beginning of a header.
+#[derive(Debug, Default, Clone, Copy)]
+struct HeaderStart {
+    bytes: [u8; Header::MAX_BYTES],
+    len: u8,
+}
+
+/// A frame whose header is read.
+#[derive(Debug)]
 struct Frame {
-    header: Header,
-    taken: u64,
-}
-
-/// A message that is not all there.
-struct Message {
-    text: bool,
-    bytes: Vec<u8>,
-    fragments: u32,
-    utf8: Utf8,
-}
-
-/// Where the payload of a finished event lies.
-enum Found<'a> {
-    /// In the caller's buffer.
-    Here(Opcode, &'a mut [u8]),
-    /// In `Partial::control`.
-    Control(Opcode),
-    /// In `Partial::message`.
-    Message,
+    fin: bool,
+    opcode: Opcode,
+    mask: Mask,
+    /// Bytes of payload still to come.
+    left: usize,
+    /// The beginning of a control frame's payload.
+    control: Vec<u8>,
 }
 
 impl Decoder {
-    /// A decoder at the beginning of a stream.
+    /// A decoder for a new connection, on which we are `role`.
     pub fn new(role: Role, limits: Limits) -> Self {
         Self {
-            role,
-            limits,
             partial: None,
+            message_bytes: limits.message_bytes,
+            fragments: limits.fragments,
+            role,
+            state: State::Open,
         }
     }
 
-    /// Takes bytes off the front of `input`, which it unmasks in place, up to the end of one message or control frame.
-    /// `None`: everything was taken and more is needed.
+    /// Takes bytes off the front of `input`, up to the end of one message or control frame, and gives what it says.
+    ///
+    /// Unmasks what it takes where it lies. `Ok(None)`: everything was taken and more is needed. Call it until then:
+    /// one read may hold many messages. After a [`Event::Close`] all that comes is thrown away.
     ///
     /// # Errors
-    /// The rule that was broken; the decoder is of no use then.
-    pub fn next<'e, 'i: 'e>(
-        &'e mut self,
-        input: &mut &'i mut [u8],
-    ) -> Result<Option<Event<'e>>, ProtocolError> {
-        self.forget_finished();
-        match self.find(input)? {
-            None => Ok(None),
-            Some(Found::Here(opcode, payload)) => event(opcode, payload).map(Some),
-            Some(Found::Control(opcode)) => {
-                let control = self.partial.as_deref().map_or(&[][..], |p| &p.control);
-                event(opcode, control).map(Some)
+    /// The rule that was broken, as soon as the bytes that came show it. The connection cannot go on; the same error is
+    /// given from then on.
+    pub fn next<'a>(
+        &mut self,
+        input: &mut &'a mut [u8],
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        match self.state {
+            State::Open => {}
+            State::Closed => {
+                *input = &mut [];
+                return Ok(None);
             }
-            Some(Found::Message) => {
-                let message = self.partial.as_deref().and_then(|p| p.message.as_ref());
-                let message = message.expect("find() has just finished it");
-                let opcode = if message.text {
-                    Opcode::Text
-                } else {
-                    Opcode::Binary
-                };
-                event(opcode, &message.bytes).map(Some)
-            }
+            State::Failed(error) => return Err(error),
         }
+        let result = self.advance(input);
+        match &result {
+            Ok(Some(Event::Close(_))) => self.state = State::Closed,
+            Err(error) => self.state = State::Failed(*error),
+            Ok(_) => return result,
+        }
+        self.partial = None;
+        result
     }
 
-    /// Gives back the memory of what the last call returned.
-    fn forget_finished(&mut self) {
-        let Some(partial) = &mut self.partial else {
-            return;
+    /// Bytes on the heap for what is incomplete: 0 between messages.
+    pub fn held_bytes(&self) -> usize {
+        let Some(partial) = &self.partial else {
+            return 0;
         };
-        let between = partial.frame.is_none() && partial.header_length == 0;
-        if between {
-            partial.control = Vec::new();
-            // A finished message is left with `fragments` 0, see `end_of_frame`.
-            partial.message = partial.message.take().filter(|m| m.fragments > 0);
-            if partial.message.is_none() {
-                self.partial = None;
-            }
-        }
+        let control = partial.frame.as_ref().map_or(0, |f| f.control.capacity());
+        let message = partial.message.as_ref().map_or(0, Message::capacity);
+        size_of::<Partial>() + control + message
     }
 
-    fn find<'a>(&mut self, input: &mut &'a mut [u8]) -> Result<Option<Found<'a>>, ProtocolError> {
+    fn advance<'a>(
+        &mut self,
+        input: &mut &'a mut [u8],
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
         loop {
-            if self.partial.as_ref().is_none_or(|p| p.frame.is_none()) {
-                let Some(header) = self.header(input)? else {
-                    return Ok(None);
-                };
-                self.check(&header)?;
-                let whole =
-                    usize::try_from(header.length).is_ok_and(|length| length <= input.len());
-                let alone = header.opcode.is_control()
-                    || (header.fin && header.opcode != Opcode::Continuation);
-                if whole && alone {
-                    let payload = split_off(input, header.length as usize);
-                    if let Some(mask) = header.mask {
-                        mask::apply(payload, mask, 0);
-                    }
-                    return Ok(Some(Found::Here(header.opcode, payload)));
-                }
-                self.begin(header);
-            }
-            if let Some(found) = self.payload(input)? {
-                return Ok(Some(found));
-            }
-            if input.is_empty() {
+            let begun = self.partial.as_mut().and_then(|p| p.frame.take());
+            let Some(mut frame) = begun.map_or_else(|| self.begin_frame(input), |f| Ok(Some(f)))?
+            else {
                 return Ok(None);
+            };
+            let available = frame.left.min(input.len());
+            let payload = take(input, available);
+            frame.mask.apply(payload);
+            frame.left -= available;
+
+            let event = if frame.opcode.is_control() {
+                frame.control(payload)?
+            } else {
+                self.data(&frame, payload)?
+            };
+            if frame.left > 0 {
+                self.partial.get_or_insert_default().frame = Some(frame);
+                return Ok(None);
+            }
+            if event.is_some() {
+                self.partial.take_if(|partial| partial.message.is_none());
+                return Ok(event);
             }
         }
     }
 
-    /// The next header, from what was kept of it and the input.
-    fn header(&mut self, input: &mut &mut [u8]) -> Result<Option<Header>, ProtocolError> {
-        let kept = self.partial.as_ref().map_or(0, |p| p.header_length);
-        if kept == 0 {
-            if let Some((header, length)) = Header::parse(input, self.role)? {
-                split_off(input, length);
-                return Ok(Some(header));
+    /// Reads a header, whose beginning may have come earlier. What there is of it is kept if it is not whole.
+    fn begin_frame(&mut self, input: &mut &mut [u8]) -> Result<Option<Frame>, ProtocolError> {
+        let message = self.partial.as_ref().and_then(|p| p.message.as_ref());
+        let context = Context {
+            role: self.role,
+            message_open: message.is_some(),
+            room: self.message_bytes - message.map_or(0, Message::len),
+        };
+        let earlier = self.partial.as_mut().map(|p| mem::take(&mut p.header));
+        let mut start = earlier.unwrap_or_default();
+        let had = usize::from(start.len);
+        let parsed = if had == 0 {
+            Header::parse(input, &context)?
+        } else {
+            start.append(input);
+            Header::parse(start.as_slice(), &context)?
+        };
+        let Some((header, len)) = parsed else {
+            let rest = mem::take(input);
+            if had == 0 {
+                start.append(rest);
             }
-            if input.is_empty() {
-                return Ok(None);
+            if start.len > 0 {
+                self.partial.get_or_insert_default().header = start;
             }
+            return Ok(None);
+        };
+        take(input, len - had);
+        if header.opcode == Opcode::Continuation {
+            self.count_fragment()?;
         }
-        let partial = self.partial.get_or_insert_default();
-        let count = input.len().min(HEADER_MAX - kept);
-        partial.header[kept..kept + count].copy_from_slice(&input[..count]);
-        let known = kept + count;
-        if let Some((header, length)) = Header::parse(&partial.header[..known], self.role)? {
-            partial.header_length = 0;
-            split_off(input, length - kept);
-            return Ok(Some(header));
-        }
-        partial.header_length = known;
-        split_off(input, count);
-        Ok(None)
+        Ok(Some(Frame {
+            fin: header.fin,
+            opcode: header.opcode,
+            mask: header.mask,
+            left: header.payload_len,
+            control: Vec::new(),
+        }))
     }
 
-    /// The rules that need more than the header itself.
-    fn check(&self, header: &Header) -> Result<(), ProtocolError> {
-        if header.opcode.is_control() {
-            return Ok(());
-        }
-        let open = self.partial.as_ref().and_then(|p| p.message.as_ref());
-        match (header.opcode, open) {
-            (Opcode::Continuation, None) => return Err(ProtocolError::UnexpectedContinuation),
-            (Opcode::Text | Opcode::Binary, Some(_)) => {
-                return Err(ProtocolError::ExpectedContinuation);
-            }
-            _ => {}
-        }
-        let before = open.map_or(0, |m| m.bytes.len()) as u64;
-        if before.saturating_add(header.length) > self.limits.message_bytes as u64 {
-            return Err(ProtocolError::MessageTooBig);
-        }
-        if open.map_or(0, |m| m.fragments) >= self.limits.fragments {
+    /// Counts one more frame of the open message.
+    fn count_fragment(&mut self) -> Result<(), ProtocolError> {
+        let open = self.partial.as_mut().and_then(|p| p.message.as_mut());
+        let message = open.expect("a continuation has passed the check of its header");
+        if message.frames >= self.fragments {
             return Err(ProtocolError::TooManyFragments);
         }
+        message.frames += 1;
         Ok(())
     }
 
-    fn begin(&mut self, header: Header) {
-        let partial = self.partial.get_or_insert_default();
-        if !header.opcode.is_control() {
-            let message = partial.message.get_or_insert_with(|| Message {
-                text: header.opcode == Opcode::Text,
-                bytes: Vec::new(),
-                fragments: 0,
-                utf8: Utf8::default(),
-            });
-            message.fragments += 1;
-        }
-        partial.frame = Some(Frame { header, taken: 0 });
-    }
-
-    /// Takes payload of the frame that is open; something, once it ends a message or is a control frame's end.
-    fn payload<'a>(
+    /// Takes what came of a data frame's payload; gives the message if it ends here.
+    fn data<'a>(
         &mut self,
-        input: &mut &'a mut [u8],
-    ) -> Result<Option<Found<'a>>, ProtocolError> {
-        let Some(partial) = self.partial.as_deref_mut() else {
-            return Ok(None);
-        };
-        let Some(frame) = &mut partial.frame else {
-            return Ok(None);
-        };
-        let left = frame.header.length - frame.taken;
-        let count = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
-        let piece = split_off(input, count);
-        if let Some(mask) = frame.header.mask {
-            mask::apply(piece, mask, frame.taken);
+        frame: &Frame,
+        payload: &'a [u8],
+    ) -> Result<Option<Event<'a>>, ProtocolError> {
+        let ends = frame.fin && frame.left == 0;
+        let open = self.partial.as_mut().and_then(|p| p.message.take());
+        if ends && open.is_none() {
+            return Event::message(frame.opcode, payload).map(Some);
         }
-        frame.taken += count as u64;
-        let Frame { header, taken } = *frame;
-        let done = taken == header.length;
-        if done {
-            partial.frame = None;
+        let mut message = open.unwrap_or_else(|| Message::new(frame.opcode));
+        message.push(payload)?;
+        if ends {
+            return message.finish().map(Some);
         }
-        if header.opcode.is_control() {
-            partial.control.extend_from_slice(piece);
-            return Ok(done.then_some(Found::Control(header.opcode)));
-        }
-        let message = partial.message.as_mut().expect("begin() has opened it");
-        if message.text && !message.utf8.take(piece) {
-            return Err(ProtocolError::InvalidUtf8);
-        }
-        message.bytes.extend_from_slice(piece);
-        if !(done && header.fin) {
-            return Ok(None);
-        }
-        if !message.utf8.is_complete() {
-            return Err(ProtocolError::InvalidUtf8);
-        }
-        message.fragments = 0;
-        Ok(Some(Found::Message))
+        self.partial.get_or_insert_default().message = Some(message);
+        Ok(None)
     }
 }
 
-fn split_off<'a>(input: &mut &'a mut [u8], count: usize) -> &'a mut [u8] {
-    let (taken, rest) = std::mem::take(input).split_at_mut(count);
-    *input = rest;
-    taken
-}
-
-fn event(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, ProtocolError> {
-    Ok(match opcode {
-        Opcode::Text => {
-            Event::Text(std::str::from_utf8(payload).map_err(|_| ProtocolError::InvalidUtf8)?)
-        }
-        Opcode::Binary | Opcode::Continuation => Event::Binary(payload),
-        Opcode::Ping => Event::Ping(payload),
-        Opcode::Pong => Event::Pong(payload),
-        Opcode::Close => Event::Close(Close::parse(payload)?),
-    })
-}
-
-impl std::fmt::Debug for Decoder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match &self.partial {
-            None => "Decoder(idle)",
-            Some(_) => "Decoder(incomplete)",
-        })
+impl Frame {
+    /// Takes what came of a control frame's payload; gives the event if it ends here.
+    fn control<'a>(&mut self, payload: &'a [u8]) -> Result<Option<Event<'a>>, ProtocolError> {
+        let whole = if self.control.is_empty() && self.left == 0 {
+            Cow::Borrowed(payload)
+        } else {
+            self.control.extend_from_slice(payload);
+            if self.left > 0 {
+                return Ok(None);
+            }
+            Cow::Owned(mem::take(&mut self.control))
+        };
+        Event::control(self.opcode, whole).map(Some)
     }
+}
+
+impl HeaderStart {
+    /// Adds as much as a header can have.
+    fn append(&mut self, bytes: &[u8]) {
+        let room = &mut self.bytes[usize::from(self.len)..];
+        let added = room.len().min(bytes.len());
+        room[..added].copy_from_slice(&bytes[..added]);
+        self.len += added as u8;
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// The first `len` bytes of `input`, which has them.
+fn take<'a>(input: &mut &'a mut [u8], len: usize) -> &'a mut [u8] {
+    input
+        .split_off_mut(..len)
+        .expect("no more is taken than there is")
 }

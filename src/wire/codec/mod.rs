@@ -11,17 +11,23 @@ mod close;
 mod decoder;
 mod encode;
 mod error;
+mod event;
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod handshake;
 mod header;
 mod mask;
+mod message;
 #[cfg(test)]
 mod tests;
 mod utf8;
 
 pub use close::{Close, CloseCode};
-pub use decoder::{Decoder, Event, Limits};
-pub use encode::{close_frame, close_payload, frame, masked_frame};
+pub use decoder::{Decoder, Limits};
+pub use encode::{
+    EncodedHeader, FrameBuilder, close_frame, close_payload, frame, header, masked_frame,
+};
 pub use error::ProtocolError;
+pub use event::Event;
 pub use handshake::{accept_key, is_valid_key};
 pub use header::{Opcode, Role};

@@ -1,80 +1,159 @@
-/// Checks UTF-8 that comes in pieces, and fails at the first byte that cannot be part of it.
+use super::ProtocolError;
+
+/// Text that arrives in pieces, which may end inside a character. Each byte is judged as it comes, and once.
 #[derive(Debug, Default)]
-pub(super) struct Utf8 {
-    /// The beginning of a character whose end has not come.
-    begun: [u8; 4],
-    length: u8,
+pub(super) struct Utf8Buffer {
+    text: String,
+    /// The beginning of a character whose end is still to come.
+    tail: [u8; 4],
+    tail_len: u8,
 }
 
-impl Utf8 {
-    /// Takes a piece. False = the text is not UTF-8, whatever follows.
-    pub(super) fn take(&mut self, mut piece: &[u8]) -> bool {
-        while self.length > 0 {
-            let Some((&byte, rest)) = piece.split_first() else {
-                return true;
-            };
-            self.begun[usize::from(self.length)] = byte;
-            self.length += 1;
-            piece = rest;
-            match std::str::from_utf8(&self.begun[..usize::from(self.length)]) {
-                Ok(_) => self.length = 0,
-                Err(error) if error.error_len().is_some() => return false,
-                Err(_) => {}
-            }
-        }
-        match std::str::from_utf8(piece) {
-            Ok(_) => true,
-            Err(error) if error.error_len().is_some() => false,
-            Err(error) => {
-                let tail = &piece[error.valid_up_to()..];
-                self.begun[..tail.len()].copy_from_slice(tail);
-                self.length = tail.len() as u8;
-                true
-            }
-        }
+impl Utf8Buffer {
+    /// Bytes taken so far.
+    pub(super) fn len(&self) -> usize {
+        self.text.len() + usize::from(self.tail_len)
     }
 
-    /// Whether the text may end here.
-    pub(super) fn is_complete(&self) -> bool {
-        self.length == 0
+    /// Bytes of memory behind the text.
+    pub(super) fn capacity(&self) -> usize {
+        self.text.capacity()
+    }
+
+    /// Takes the next piece, and refuses it if no text can begin with what came so far.
+    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), ProtocolError> {
+        while self.tail_len > 0 {
+            let Some((&next, rest)) = bytes.split_first() else {
+                return Ok(());
+            };
+            bytes = rest;
+            self.complete(next)?;
+        }
+        match str::from_utf8(bytes) {
+            Ok(text) => self.text.push_str(text),
+            Err(error) if error.error_len().is_some() => return Err(ProtocolError::InvalidUtf8),
+            Err(error) => {
+                let (valid, tail) = bytes.split_at(error.valid_up_to());
+                let valid = str::from_utf8(valid).expect("valid up to there, says the error");
+                self.text.push_str(valid);
+                self.tail[..tail.len()].copy_from_slice(tail);
+                self.tail_len = tail.len() as u8;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds one byte to the character that is not whole.
+    fn complete(&mut self, byte: u8) -> Result<(), ProtocolError> {
+        let len = usize::from(self.tail_len);
+        // In bounds: with four bytes, a character is whole or wrong.
+        self.tail[len] = byte;
+        match str::from_utf8(&self.tail[..=len]) {
+            Ok(character) => {
+                self.text.push_str(character);
+                self.tail_len = 0;
+            }
+            Err(error) if error.error_len().is_some() => return Err(ProtocolError::InvalidUtf8),
+            Err(_) => self.tail_len += 1,
+        }
+        Ok(())
+    }
+
+    /// The whole text; an error if it ends inside a character.
+    pub(super) fn finish(self) -> Result<String, ProtocolError> {
+        match self.tail_len {
+            0 => Ok(self.text),
+            _ => Err(ProtocolError::InvalidUtf8),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
-    /// Where std can know that the text is wrong: after the first byte that no continuation mends.
-    fn earliest_failure(bytes: &[u8]) -> Option<usize> {
-        (1..=bytes.len())
-            .find(|&end| std::str::from_utf8(&bytes[..end]).is_err_and(|e| e.error_len().is_some()))
+    /// Bytes that are nearly UTF-8: characters of each length, with stray bytes between them.
+    fn nearly_text() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            8 => any::<char>().prop_map(|c| c.to_string().into_bytes()),
+            4 => "[ -~]{0,12}".prop_map(String::into_bytes),
+            1 => any::<u8>().prop_map(|byte| vec![byte]),
+        ];
+        proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
     }
 
-    proptest::proptest! {
+    /// Where std can first know that no text begins like this.
+    fn earliest_error(bytes: &[u8]) -> Option<usize> {
+        let hopeless = |end: &usize| {
+            str::from_utf8(&bytes[..*end]).is_err_and(|error| error.error_len().is_some())
+        };
+        (1..=bytes.len()).find(hopeless)
+    }
+
+    proptest! {
         #[test]
-        fn it_fails_at_the_earliest_byte_and_agrees_with_std(
-            bytes in proptest::collection::vec(proptest::sample::select(
-                vec![0x00u8, 0x41, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc2, 0xe0, 0xe2, 0xed, 0xef, 0xf0, 0xf1, 0xf4, 0xf5]
-            ), 0..12),
+        fn text_in_pieces_has_the_verdict_of_the_whole(
+            bytes in nearly_text(),
+            cuts in proptest::collection::vec(1_usize..6, 1..6),
         ) {
-            let mut utf8 = Utf8::default();
-            let failed = bytes.iter().position(|b| !utf8.take(&[*b])).map(|i| i + 1);
-            proptest::prop_assert_eq!(failed, earliest_failure(&bytes));
-            if failed.is_none() {
-                proptest::prop_assert_eq!(utf8.is_complete(), std::str::from_utf8(&bytes).is_ok());
+            let mut buffer = Utf8Buffer::default();
+            let mut rest = bytes.as_slice();
+            let mut verdict = Ok(());
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() || verdict.is_err() {
+                    break;
+                }
+                let (piece, after) = rest.split_at(rest.len().min(*cut));
+                verdict = buffer.push(piece);
+                rest = after;
+                prop_assert!(verdict.is_err() || buffer.len() == bytes.len() - rest.len());
             }
+            let text = verdict.and_then(|()| buffer.finish()).ok();
+            prop_assert_eq!(text, String::from_utf8(bytes).ok());
         }
 
         #[test]
-        fn the_cut_does_not_matter(text: String, cuts in proptest::collection::vec(0usize..8, 0..20)) {
-            let mut utf8 = Utf8::default();
-            let mut rest = text.as_bytes();
-            for cut in cuts {
-                let (piece, after) = rest.split_at(cut.min(rest.len()));
-                proptest::prop_assert!(utf8.take(piece));
-                rest = after;
-            }
-            proptest::prop_assert!(utf8.take(rest) && utf8.is_complete());
+        fn wrong_text_is_refused_at_the_first_byte_that_std_can_know_of(bytes in nearly_text()) {
+            let mut buffer = Utf8Buffer::default();
+            let refused = bytes.chunks(1).position(|byte| buffer.push(byte).is_err());
+            prop_assert_eq!(refused.map(|at| at + 1), earliest_error(&bytes));
         }
+    }
+
+    #[test]
+    fn a_beginning_is_accepted_exactly_if_some_character_begins_so() {
+        // Not by what std says of errors, but by every character that there is.
+        let mut beginnings = HashSet::new();
+        for character in '\0'..=char::MAX {
+            let mut bytes = [0; 4];
+            let bytes = character.encode_utf8(&mut bytes).as_bytes();
+            for end in 1..bytes.len() {
+                beginnings.insert(bytes[..end].to_vec());
+            }
+        }
+        let accepted = |bytes: &[u8]| {
+            let mut buffer = Utf8Buffer::default();
+            bytes.chunks(1).all(|byte| buffer.push(byte).is_ok())
+        };
+        for lead in 0x80..=u8::MAX {
+            assert_eq!(accepted(&[lead]), beginnings.contains(&[lead][..]));
+            for second in 0x80..0xc0 {
+                let pair = [lead, second];
+                let whole = str::from_utf8(&pair).is_ok();
+                assert_eq!(accepted(&pair), whole || beginnings.contains(&pair[..]));
+            }
+        }
+    }
+
+    #[test]
+    fn text_that_ends_inside_a_character_is_refused_at_its_end() {
+        let mut buffer = Utf8Buffer::default();
+        buffer.push("κόσμε".as_bytes()).unwrap();
+        buffer.push(&"𝄞".as_bytes()[..3]).unwrap();
+        assert_eq!(buffer.finish(), Err(ProtocolError::InvalidUtf8));
     }
 }
