@@ -94,8 +94,7 @@ async fn nobody_connected_is_said() {
 async fn a_body_arrives_as_it_was_given() {
     let node = node().await;
     let (mut socket, _) = node.join("42", "").await;
-    let (mut raw, url) = (node.open("42", "&format=raw").await, "");
-    let _ = url;
+    let mut raw = node.open("42", "&format=raw").await;
     let cases = [
         (
             json!({"user_id": "42", "message": "text \"quoted\""}),

@@ -1,6 +1,6 @@
 //! Tests over real sockets and real servers, a file per behaviour.
 
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, unreachable_pub)]
 
 mod admission;
 mod command_line;
