@@ -145,7 +145,8 @@ mod tests {
     #[test]
     fn production_refuses_what_is_not_safe() {
         assert_eq!(production().check(Mode::Production), Ok(()));
-        let cases: [(fn(&mut Config), &str); 6] = [
+        type Change = fn(&mut Config);
+        let cases: [(Change, &str); 6] = [
             (|c| c.api_keys.clear(), "no [[api_keys]]"),
             (|c| c.api_keys = Config::dev().api_keys, "development key"),
             (

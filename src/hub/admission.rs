@@ -186,7 +186,7 @@ mod tests {
     fn a_place_is_given_back_when_its_guard_goes() {
         let admission = admission(|l| l.connections = 1);
         let ip = IpAddr::from([127, 0, 0, 1]);
-        let place = admission.take(ip).ok().expect("a place");
+        let place = admission.take(ip).unwrap_or_else(|_| panic!("a place"));
         assert_eq!(admission.take(ip).err(), Some(NoPlace::NodeFull));
         drop(place);
         assert!(admission.take(ip).is_ok());
@@ -197,7 +197,7 @@ mod tests {
     fn an_address_has_its_own_limit() {
         let admission = admission(|l| l.connections_per_ip = 1);
         let (a, b) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let first = admission.take(a).ok().expect("a place");
+        let first = admission.take(a).unwrap_or_else(|_| panic!("a place"));
         assert_eq!(admission.take(a).err(), Some(NoPlace::IpFull));
         assert!(admission.take(b).is_ok());
         drop(first);
@@ -209,7 +209,7 @@ mod tests {
     fn the_budget_refuses_what_is_over_it_and_takes_tokens_back() {
         let admission = admission(|l| l.handshakes_per_second = 1);
         let ip = IpAddr::from([127, 0, 0, 1]);
-        let _first = admission.take(ip).ok().expect("a place");
+        let _first = admission.take(ip).unwrap_or_else(|_| panic!("a place"));
         assert_eq!(admission.take(ip).err(), Some(NoPlace::OverBudget));
         admission.give_back();
         assert!(admission.take(ip).is_ok());

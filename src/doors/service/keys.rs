@@ -236,7 +236,9 @@ mod tests {
     #[test]
     fn a_key_is_known_by_its_hash_and_allows_its_scopes() {
         let keys = ApiKeys::new(&[config("k1", |_| {})]).expect("valid");
-        let caller = keys.authenticate(&shown("Bearer k1")).ok().expect("known");
+        let caller = keys
+            .authenticate(&shown("Bearer k1"))
+            .unwrap_or_else(|_| panic!("known"));
         assert!(caller.require(Scope::Push).is_ok());
         let denied = caller.require(Scope::Admin).expect_err("not allowed");
         assert!(denied.detail.contains("admin") && denied.detail.contains("orders"));
@@ -252,7 +254,9 @@ mod tests {
             c.addresses = vec!["user:*".into(), "channel:orders:*".into()]
         })]);
         let keys = keys.expect("valid");
-        let caller = keys.authenticate(&shown("bearer k1")).ok().expect("known");
+        let caller = keys
+            .authenticate(&shown("bearer k1"))
+            .unwrap_or_else(|_| panic!("known"));
         let channel = |name| Address::Channel(ChannelName::parse(name).expect("valid"));
         assert!(
             caller
@@ -266,7 +270,8 @@ mod tests {
 
     #[test]
     fn a_wrong_key_configuration_is_told_with_its_fix() {
-        let cases: [(fn(&mut ApiKeyConfig), &str); 4] = [
+        type Change = fn(&mut ApiKeyConfig);
+        let cases: [(Change, &str); 4] = [
             (|c| c.sha256 = Secret::new("ABC"), "tidings config key"),
             (|c| c.scopes.clear(), "needs scopes"),
             (|c| c.name.clear(), "needs a name"),
@@ -282,7 +287,9 @@ mod tests {
     #[test]
     fn the_rate_refuses_with_when_to_retry() {
         let keys = ApiKeys::new(&[config("k1", |c| c.pushes_per_second = 1)]).expect("valid");
-        let caller = keys.authenticate(&shown("Bearer k1")).ok().expect("known");
+        let caller = keys
+            .authenticate(&shown("Bearer k1"))
+            .unwrap_or_else(|_| panic!("known"));
         assert!(caller.spend().is_ok());
         let error = caller.spend().expect_err("spent");
         assert_eq!(
