@@ -36,7 +36,15 @@ fn every_wrong_start_gets_one_clear_sentence() {
             2,
             "there is no such file",
         ),
-        (vec!["serve"], 2, "there are no [[api_keys]]"),
+        (
+            vec![
+                "serve",
+                "--set",
+                "public.allowed_origins=[\"https://a.b\"]",
+            ],
+            2,
+            "there are no [[api_keys]]",
+        ),
         (
             vec!["dev", "--set", "heartbeat.intervall=5s"],
             2,

@@ -20,7 +20,7 @@ fn run(args: Run, mode: Mode) -> Result<(), Failure> {
         Mode::Dev => Config::dev(),
         Mode::Production => Config::default(),
     };
-    let sources = Sources::of_process(args.config, args.sets);
+    let sources = Sources::of_process(args.config, args.sets).map_err(Failure::usage)?;
     let config = load(&base, &sources).map_err(Failure::usage)?;
     config.check(mode).map_err(Failure::usage)?;
     logs::init(&config.log);

@@ -1,11 +1,18 @@
 //! The whole configuration: the sum of what each room reads. Only the composition root sees it.
 
 mod check;
+mod file;
+mod keys;
 mod load;
+mod problem;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use load::{Sources, known_keys, load};
+#[cfg(test)]
+pub(crate) use keys::{Kind, known};
+pub use load::{Sources, load};
 
 use crate::backplane::BackplaneConfig;
 use crate::doors::config::{AdminConfig, ApiKeyConfig, ProbeConfig, PublicConfig, ServiceConfig};
