@@ -386,7 +386,8 @@ impl State {
 
     /// Writes what a session's socket takes of its outbox.
     pub(super) fn flush(&mut self, key: SessionKey) {
-        let millis = self.millis(Instant::now());
+        let now = Instant::now();
+        let (millis, tick) = (self.millis(now), self.wheel.tick(now));
         let Some(session) = live(&mut self.slots, key) else {
             return;
         };
@@ -420,7 +421,7 @@ impl State {
             }
         };
         session.last_write = millis;
-        session.sent = millis / super::wheel::TICK.as_millis() as u32;
+        session.sent = tick;
         if failed {
             self.remove(key, false);
         } else if session.outbox.is_empty() && matches!(session.phase, Phase::Lingering { .. }) {
