@@ -3,7 +3,6 @@ use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -240,15 +239,12 @@ impl State {
         }
         let frame = delivered.encoded.frame(session.format);
         let node_full = !session.outbox.is_empty()
-            && self.hub.outbox_bytes.load(Ordering::Relaxed) + frame.len()
-                > self.hub.outbox_bytes_max;
+            && self.hub.outbox_bytes() + frame.len() > self.hub.outbox_bytes_max;
         let waits = session.outbox.bytes();
         if node_full || (waits > 0 && waits + frame.len() > self.hub.limits.outbox_bytes) {
             return Pushed::Full;
         }
-        self.hub
-            .outbox_bytes
-            .fetch_add(frame.len(), Ordering::Relaxed);
+        self.hub.metrics.outbox_bytes.inc_by(frame.len() as i64);
         session.outbox.push(frame.clone(), &mut self.pool);
         if !session.queued {
             session.queued = true;
@@ -275,9 +271,7 @@ impl State {
             self.close_slow(key);
             return;
         }
-        self.hub
-            .outbox_bytes
-            .fetch_add(frame.len(), Ordering::Relaxed);
+        self.hub.metrics.outbox_bytes.inc_by(frame.len() as i64);
         session.outbox.push(frame, &mut self.pool);
         if !session.queued {
             session.queued = true;
@@ -316,7 +310,7 @@ impl State {
             let before = session.outbox.bytes();
             session.outbox.clear_unwritten();
             let dropped = before - session.outbox.bytes();
-            self.hub.outbox_bytes.fetch_sub(dropped, Ordering::Relaxed);
+            self.hub.metrics.outbox_bytes.dec_by(dropped as i64);
         }
         self.hub.metrics.closed(code.get(), reason.name());
         self.push_frame(key, codec::close_frame(code, text.unwrap_or(reason.name())));
@@ -379,8 +373,9 @@ impl State {
             let _ = SockRef::from(&*session.stream).set_linger(Some(Duration::ZERO));
         }
         self.hub
+            .metrics
             .outbox_bytes
-            .fetch_sub(session.outbox.bytes(), Ordering::Relaxed);
+            .dec_by(session.outbox.bytes() as i64);
         self.hub.metrics.connections.dec();
     }
 
@@ -405,7 +400,7 @@ impl State {
             match stream.try_write_vectored(&slices[..count]) {
                 Ok(0) => break true,
                 Ok(written) => {
-                    self.hub.outbox_bytes.fetch_sub(written, Ordering::Relaxed);
+                    self.hub.metrics.outbox_bytes.dec_by(written as i64);
                     metrics.writes.inc();
                     metrics.bytes_out.inc_by(written as u64);
                     metrics
