@@ -52,6 +52,7 @@ pub(super) struct State {
     pub(super) dirty: Vec<SessionKey>,
     pool: OutboxPool,
     pub(super) pong_timeout: Tick,
+    message_timeout: Tick,
     /// Sessions that the shard's loop must wait for: their sockets are full.
     pub(super) stalled: Vec<SessionKey>,
 }
@@ -61,6 +62,7 @@ impl State {
         let began = Instant::now();
         Self {
             pong_timeout: ticks(hub.heartbeat.pong_timeout).max(1),
+            message_timeout: ticks(hub.limits.message_timeout).max(1),
             hub,
             index,
             began,
@@ -433,11 +435,25 @@ impl State {
         }
     }
 
+    /// The client has, or has not, begun a message that is not finished.
+    pub(super) fn set_unfinished(&mut self, key: SessionKey, unfinished: bool) {
+        let now = self.wheel.tick(Instant::now()).max(1);
+        let Some(session) = self.get(key) else { return };
+        match (unfinished, session.unfinished) {
+            (false, _) => session.unfinished = 0,
+            (true, 0) => {
+                session.unfinished = now;
+                self.rearm(key);
+            }
+            (true, _) => {}
+        }
+    }
+
     /// Sees to it that the wheel comes when the session is due next.
     pub(super) fn rearm(&mut self, key: SessionKey) {
-        let pong_timeout = self.pong_timeout;
+        let (pong_timeout, message_timeout) = (self.pong_timeout, self.message_timeout);
         let Some(session) = self.get(key) else { return };
-        if let Some(due) = session.next_due(pong_timeout)
+        if let Some(due) = session.next_due(pong_timeout, message_timeout)
             && (session.armed == 0 || due < session.armed)
         {
             session.armed = due;
@@ -447,7 +463,7 @@ impl State {
 
     /// The wheel came for a session: do what is due.
     pub(super) fn due(&mut self, key: SessionKey, armed: Tick, now: Tick) {
-        let pong_timeout = self.pong_timeout;
+        let (pong_timeout, message_timeout) = (self.pong_timeout, self.message_timeout);
         let Some(session) = self.get(key) else { return };
         if session.armed != armed {
             // It was armed anew for an earlier moment since.
@@ -461,10 +477,19 @@ impl State {
             Phase::Open if session.ends > 0 && session.ends <= now => {
                 return self.close(key, CloseReason::SessionEnded, None);
             }
+            Phase::Open
+                if session.unfinished > 0 && session.unfinished + message_timeout <= now =>
+            {
+                return self.close(key, CloseReason::TooSlow, None);
+            }
             Phase::Open if session.slot > 0 && session.slot <= now => {
                 return self.close(key, CloseReason::Restart, None);
             }
-            Phase::Open if session.next_due(pong_timeout).is_some_and(|due| due <= now) => {
+            Phase::Open
+                if session
+                    .next_due(pong_timeout, message_timeout)
+                    .is_some_and(|due| due <= now) =>
+            {
                 if session.pinged > 0 {
                     return self.close(key, CloseReason::NoPong, None);
                 }
