@@ -83,3 +83,62 @@ async fn headers_over_the_limit_are_refused() {
     assert!(matches!(status, Ok(431) | Err(_)), "{status:?}");
     node.join("42", "").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_descriptors_the_connections_live_and_new_ones_come_in_once_some_are_free() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    // The limit is the child's own; it leaves room for about forty connections.
+    let run = format!(
+        "ulimit -n 80; exec {} dev --json --set limits.connections=1000 --set limits.handshake_timeout=1s \
+         --set public.listen=127.0.0.1:0 --set service.listen=127.0.0.1:0 --set admin.listen=127.0.0.1:0",
+        env!("CARGO_BIN_EXE_tidings")
+    );
+    let mut child = tokio::process::Command::new("sh")
+        .args(["-c", &run])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("a shell");
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    stdout.read_line(&mut line).await.expect("a line");
+    let bound: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let address = |door: &str| {
+        bound[door]
+            .as_str()
+            .expect("there")
+            .parse()
+            .expect("an address")
+    };
+    let node = crate::support::TestNode {
+        at: tidings::node::Addresses {
+            public: address("public"),
+            service: address("service"),
+            admin: address("admin"),
+            probe: None,
+        },
+        node: None,
+        http: reqwest::Client::new(),
+    };
+    let (mut living, _) = node.join("42", "").await;
+    // Both ends of the service door's connection are there already; these take what is left.
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(
+            tokio::net::TcpStream::connect(node.at.public)
+                .await
+                .expect("the backlog takes it"),
+        );
+    }
+    until("the node is out of descriptors", async || {
+        node.push("42", json!("still here")).await;
+        next(&mut living).await["data"] == "still here"
+            && node.metrics().await.contains("reason=\"descriptors\"")
+    })
+    .await;
+    drop(idle);
+    let (mut late, _) = node.join("43", "").await;
+    node.push("43", json!("welcome back")).await;
+    assert_eq!(next(&mut late).await["data"], "welcome back");
+}

@@ -249,3 +249,18 @@ async fn what_comes_right_behind_the_handshake_is_read() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_begun_and_not_finished_closes_with_1008() {
+    let node = node_with(|c| c.limits.message_timeout = Duration::from_millis(300)).await;
+    let (mut socket, _) = node.join("42", "").await;
+    // A masked text frame of ten bytes, of which two come.
+    let tokio_tungstenite::MaybeTlsStream::Plain(stream) = socket.get_mut() else {
+        panic!("a plain socket");
+    };
+    stream
+        .write_all(&[0x81, 0x8a, 0, 0, 0, 0, b'a', b'b'])
+        .await
+        .expect("sent");
+    assert_eq!(u16::from(closed(&mut socket).await.code), 1008);
+}

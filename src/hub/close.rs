@@ -9,6 +9,8 @@ pub enum CloseReason {
     Restart,
     /// More frames a second than the limit.
     TooManyFrames,
+    /// A message was begun and not finished in time.
+    TooSlow,
     /// RFC 6455 was broken; the code and the name are the codec's.
     Protocol { code: CloseCode, name: &'static str },
     /// The ticket's `session_seconds` are over: fetch a new ticket.
@@ -34,7 +36,7 @@ impl CloseReason {
     pub fn code(self) -> CloseCode {
         match self {
             Self::Restart => CloseCode::RESTART,
-            Self::TooManyFrames => CloseCode::POLICY,
+            Self::TooManyFrames | Self::TooSlow => CloseCode::POLICY,
             Self::Protocol { code, .. } => code,
             Self::SessionEnded => CloseCode::SESSION_ENDED,
             Self::SlowConsumer => CloseCode::SLOW_CONSUMER,
@@ -52,6 +54,7 @@ impl CloseReason {
         match self {
             Self::Restart => "restart",
             Self::TooManyFrames => "too_many_frames",
+            Self::TooSlow => "too_slow",
             Self::Protocol { name, .. } => name,
             Self::SessionEnded => "session_ended",
             Self::SlowConsumer => "slow_consumer",

@@ -51,6 +51,9 @@ pub struct Limits {
     /// The most bytes of one message, from a client or a service.
     #[serde(with = "units::size")]
     pub message_bytes: usize,
+    /// How long a client may take to finish a message that it began.
+    #[serde(with = "units::duration")]
+    pub message_timeout: Duration,
     /// The most fragments of one client message.
     pub fragments: u32,
     /// Subscriptions per session.
@@ -90,6 +93,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             header_bytes: 16 << 10,
             message_bytes: 64 << 10,
+            message_timeout: Duration::from_secs(10),
             fragments: 64,
             subscriptions: 100,
             outbox_bytes: 1 << 20,

@@ -21,7 +21,6 @@ mod turn;
 mod wheel;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::mpsc;
 
@@ -65,7 +64,6 @@ pub struct Hub {
     pub backplane: Arc<dyn Backplane>,
     /// Where clients' publishes go.
     pub router: Arc<Router>,
-    pub(super) outbox_bytes: AtomicUsize,
     pub(super) outbox_bytes_max: usize,
 }
 
@@ -127,7 +125,6 @@ impl Hub {
             delivery,
             backplane,
             router,
-            outbox_bytes: AtomicUsize::new(0),
             outbox_bytes_max,
         });
         let seats = receivers
@@ -140,7 +137,8 @@ impl Hub {
 
     /// Bytes that wait in all outboxes.
     pub fn outbox_bytes(&self) -> usize {
-        self.outbox_bytes.load(std::sync::atomic::Ordering::Relaxed)
+        // A counter of additions and subtractions in any order: it may dip below zero for a moment.
+        usize::try_from(self.metrics.outbox_bytes.get()).unwrap_or(0)
     }
 
     /// A shard follows an address no more; if it was the last, the node unlistens.

@@ -96,7 +96,10 @@ impl Shard {
             Ok(count) => {
                 self.hub.metrics.bytes_in.inc_by(count as u64);
                 self.state.borrow_mut().heard(key);
-                match self.take(key, decoder, &mut buffer[..count], pending) {
+                let step = self.take(key, decoder, &mut buffer[..count], pending);
+                let unfinished = decoder.held_bytes() > 0;
+                self.state.borrow_mut().set_unfinished(key, unfinished);
+                match step {
                     Step::Wait => Step::Yield,
                     step => step,
                 }
@@ -162,6 +165,10 @@ impl Shard {
             return None;
         }
         let open = session.is_open();
+        if matches!(event, Event::Text(_) | Event::Binary(_)) {
+            // What is unfinished behind it was begun just now.
+            session.unfinished = 0;
+        }
         match event {
             Event::Close(close) => {
                 state.closed_by_client(key, close.map(|close| close.code));

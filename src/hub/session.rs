@@ -54,6 +54,8 @@ pub(super) struct Session {
     pub(super) sent: Tick,
     /// When a ping went out that was not answered yet; 0 = none.
     pub(super) pinged: Tick,
+    /// When the client began a message that is not finished; 0 = none.
+    pub(super) unfinished: Tick,
     /// This session's share of the jitter, in ticks between heartbeats; 0 = off.
     pub(super) interval: Tick,
     /// When the wheel comes for it next.
@@ -94,7 +96,7 @@ impl Session {
     }
 
     /// When it must be looked at next; `None` = never, while nothing happens.
-    pub(super) fn next_due(&self, pong_timeout: Tick) -> Option<Tick> {
+    pub(super) fn next_due(&self, pong_timeout: Tick, message_timeout: Tick) -> Option<Tick> {
         match self.phase {
             Phase::Closing { until, .. } | Phase::Lingering { until } => Some(until),
             Phase::Open => {
@@ -103,7 +105,11 @@ impl Session {
                     (interval, 0) => self.heard.min(self.sent).saturating_add(interval),
                     (_, pinged) => pinged.saturating_add(pong_timeout),
                 };
-                [heartbeat, self.ends, self.slot]
+                let message = match self.unfinished {
+                    0 => 0,
+                    began => began.saturating_add(message_timeout),
+                };
+                [heartbeat, message, self.ends, self.slot]
                     .into_iter()
                     .filter(|at| *at > 0)
                     .min()

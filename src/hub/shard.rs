@@ -287,6 +287,7 @@ impl Shard {
             heard: now,
             sent: now,
             pinged: 0,
+            unfinished: 0,
             interval: interval.saturating_sub(rand::random_range(0..=interval / 5)),
             armed: 0,
             ends: grant

@@ -3,7 +3,6 @@ use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -53,6 +52,7 @@ pub(super) struct State {
     pub(super) dirty: Vec<SessionKey>,
     pool: OutboxPool,
     pub(super) pong_timeout: Tick,
+    message_timeout: Tick,
     /// Sessions that the shard's loop must wait for: their sockets are full.
     pub(super) stalled: Vec<SessionKey>,
 }
@@ -62,6 +62,7 @@ impl State {
         let began = Instant::now();
         Self {
             pong_timeout: ticks(hub.heartbeat.pong_timeout).max(1),
+            message_timeout: ticks(hub.limits.message_timeout).max(1),
             hub,
             index,
             began,
@@ -240,15 +241,12 @@ impl State {
         }
         let frame = delivered.encoded.frame(session.format);
         let node_full = !session.outbox.is_empty()
-            && self.hub.outbox_bytes.load(Ordering::Relaxed) + frame.len()
-                > self.hub.outbox_bytes_max;
+            && self.hub.outbox_bytes() + frame.len() > self.hub.outbox_bytes_max;
         let waits = session.outbox.bytes();
         if node_full || (waits > 0 && waits + frame.len() > self.hub.limits.outbox_bytes) {
             return Pushed::Full;
         }
-        self.hub
-            .outbox_bytes
-            .fetch_add(frame.len(), Ordering::Relaxed);
+        self.hub.metrics.outbox_bytes.inc_by(frame.len() as i64);
         session.outbox.push(frame.clone(), &mut self.pool);
         if !session.queued {
             session.queued = true;
@@ -275,9 +273,7 @@ impl State {
             self.close_slow(key);
             return;
         }
-        self.hub
-            .outbox_bytes
-            .fetch_add(frame.len(), Ordering::Relaxed);
+        self.hub.metrics.outbox_bytes.inc_by(frame.len() as i64);
         session.outbox.push(frame, &mut self.pool);
         if !session.queued {
             session.queued = true;
@@ -316,7 +312,7 @@ impl State {
             let before = session.outbox.bytes();
             session.outbox.clear_unwritten();
             let dropped = before - session.outbox.bytes();
-            self.hub.outbox_bytes.fetch_sub(dropped, Ordering::Relaxed);
+            self.hub.metrics.outbox_bytes.dec_by(dropped as i64);
         }
         self.hub.metrics.closed(code.get(), reason.name());
         self.push_frame(key, codec::close_frame(code, text.unwrap_or(reason.name())));
@@ -379,14 +375,16 @@ impl State {
             let _ = SockRef::from(&*session.stream).set_linger(Some(Duration::ZERO));
         }
         self.hub
+            .metrics
             .outbox_bytes
-            .fetch_sub(session.outbox.bytes(), Ordering::Relaxed);
+            .dec_by(session.outbox.bytes() as i64);
         self.hub.metrics.connections.dec();
     }
 
     /// Writes what a session's socket takes of its outbox.
     pub(super) fn flush(&mut self, key: SessionKey) {
-        let millis = self.millis(Instant::now());
+        let now = Instant::now();
+        let (millis, tick) = (self.millis(now), self.wheel.tick(now));
         let Some(session) = live(&mut self.slots, key) else {
             return;
         };
@@ -404,7 +402,7 @@ impl State {
             match stream.try_write_vectored(&slices[..count]) {
                 Ok(0) => break true,
                 Ok(written) => {
-                    self.hub.outbox_bytes.fetch_sub(written, Ordering::Relaxed);
+                    self.hub.metrics.outbox_bytes.dec_by(written as i64);
                     metrics.writes.inc();
                     metrics.bytes_out.inc_by(written as u64);
                     metrics
@@ -420,7 +418,7 @@ impl State {
             }
         };
         session.last_write = millis;
-        session.sent = millis / super::wheel::TICK.as_millis() as u32;
+        session.sent = tick;
         if failed {
             self.remove(key, false);
         } else if session.outbox.is_empty() && matches!(session.phase, Phase::Lingering { .. }) {
@@ -437,11 +435,25 @@ impl State {
         }
     }
 
+    /// The client has, or has not, begun a message that is not finished.
+    pub(super) fn set_unfinished(&mut self, key: SessionKey, unfinished: bool) {
+        let now = self.wheel.tick(Instant::now()).max(1);
+        let Some(session) = self.get(key) else { return };
+        match (unfinished, session.unfinished) {
+            (false, _) => session.unfinished = 0,
+            (true, 0) => {
+                session.unfinished = now;
+                self.rearm(key);
+            }
+            (true, _) => {}
+        }
+    }
+
     /// Sees to it that the wheel comes when the session is due next.
     pub(super) fn rearm(&mut self, key: SessionKey) {
-        let pong_timeout = self.pong_timeout;
+        let (pong_timeout, message_timeout) = (self.pong_timeout, self.message_timeout);
         let Some(session) = self.get(key) else { return };
-        if let Some(due) = session.next_due(pong_timeout)
+        if let Some(due) = session.next_due(pong_timeout, message_timeout)
             && (session.armed == 0 || due < session.armed)
         {
             session.armed = due;
@@ -451,7 +463,7 @@ impl State {
 
     /// The wheel came for a session: do what is due.
     pub(super) fn due(&mut self, key: SessionKey, armed: Tick, now: Tick) {
-        let pong_timeout = self.pong_timeout;
+        let (pong_timeout, message_timeout) = (self.pong_timeout, self.message_timeout);
         let Some(session) = self.get(key) else { return };
         if session.armed != armed {
             // It was armed anew for an earlier moment since.
@@ -465,10 +477,19 @@ impl State {
             Phase::Open if session.ends > 0 && session.ends <= now => {
                 return self.close(key, CloseReason::SessionEnded, None);
             }
+            Phase::Open
+                if session.unfinished > 0 && session.unfinished + message_timeout <= now =>
+            {
+                return self.close(key, CloseReason::TooSlow, None);
+            }
             Phase::Open if session.slot > 0 && session.slot <= now => {
                 return self.close(key, CloseReason::Restart, None);
             }
-            Phase::Open if session.next_due(pong_timeout).is_some_and(|due| due <= now) => {
+            Phase::Open
+                if session
+                    .next_due(pong_timeout, message_timeout)
+                    .is_some_and(|due| due <= now) =>
+            {
                 if session.pinged > 0 {
                     return self.close(key, CloseReason::NoPong, None);
                 }
