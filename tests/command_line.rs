@@ -37,11 +37,7 @@ fn every_wrong_start_gets_one_clear_sentence() {
             "there is no such file",
         ),
         (
-            vec![
-                "serve",
-                "--set",
-                "public.allowed_origins=[\"https://a.b\"]",
-            ],
+            vec!["serve", "--set", "public.allowed_origins=[\"https://a.b\"]"],
             2,
             "there are no [[api_keys]]",
         ),

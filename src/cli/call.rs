@@ -1,11 +1,14 @@
 use std::io::Read as _;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use http::Uri;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
-use super::exit::{Failure, block_on};
+use super::exit::{Failure, block_on, say};
 use crate::doors::config::DEVELOPMENT_KEY;
 use crate::model::Secret;
 use crate::model::units::parse_duration;
@@ -81,22 +84,45 @@ enum Class {
     Volatile,
 }
 
+/// How long a connection, and then a call, may take. The node answers a call without a deadline within 5 s.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
+
 impl Server {
     async fn channel(&self) -> Result<Channel, Failure> {
-        let endpoint = Endpoint::from_shared(self.server.clone())
-            .map_err(|e| Failure::usage(format!("--server {}: {e}", self.server)))?;
+        let server = &self.server;
+        self.host()?;
+        let endpoint = Endpoint::from_shared(server.clone())
+            .map_err(|e| Failure::usage(format!("--server {server}: {e}")))?
+            .connect_timeout(PATIENCE.0)
+            .timeout(PATIENCE.1);
         endpoint.connect().await.map_err(|_| {
             Failure::unreachable(format!(
-                "nothing answers at {}; is the node running? `tidings dev` starts one",
-                self.server
+                "nothing answers at {server}; is the node running? `tidings dev` starts one"
             ))
         })
     }
 
+    /// The host of the URL.
+    fn host(&self) -> Result<String, Failure> {
+        let server = &self.server;
+        let uri: Uri = server.parse().unwrap_or_default();
+        match (uri.scheme_str(), uri.host()) {
+            (Some("http"), Some(host)) => Ok(host.trim_matches(['[', ']']).to_owned()),
+            (Some("https"), _) => Err(Failure::usage(format!(
+                "--server {server}: this version does not speak TLS; write http://, and reach the service door over a private network or a tunnel"
+            ))),
+            _ => Err(Failure::usage(format!(
+                "--server {server}: write a URL, as in http://127.0.0.1:8081"
+            ))),
+        }
+    }
+
     fn request<T>(&self, message: T) -> Result<Request<T>, Failure> {
-        let local = ["127.0.0.1", "localhost", "[::1]"]
-            .iter()
-            .any(|host| self.server.contains(host));
+        let host = self.host()?;
+        let local = host == "localhost"
+            || host
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback());
         let key = match &self.key {
             Some(key) => Secret::new(key.clone()),
             None if local => Secret::new(DEVELOPMENT_KEY),
@@ -117,10 +143,21 @@ impl Server {
 
 /// A call's refusal, as a person reads it.
 fn refused(status: &Status) -> Failure {
-    let message = format!("{:?}: {}", status.code(), status.message());
+    let said = status.message();
     match status.code() {
-        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Failure::unreachable(message),
-        _ => Failure::refused(message),
+        Code::Unauthenticated => Failure::refused(format!(
+            "{said}; give one that it knows with --key or TIDINGS_API_KEY"
+        )),
+        Code::Unavailable => Failure::unreachable(format!("the node is unavailable: {said}")),
+        // The first is what our own patience ends with.
+        Code::Cancelled | Code::DeadlineExceeded => Failure::unreachable(format!(
+            "no answer within {} s: whether the node did it is not known",
+            PATIENCE.1.as_secs()
+        )),
+        Code::Aborted | Code::Internal | Code::Unknown | Code::DataLoss => {
+            Failure::failed(format!("the node failed: {said}"))
+        }
+        _ => Failure::refused(format!("the node refused: {said}")),
     }
 }
 
@@ -135,25 +172,28 @@ pub(super) async fn issue(
 }
 
 pub(super) fn ticket(args: TicketArgs) -> Result<(), Failure> {
-    let ttl = args.ttl.as_deref().map(parse_duration).transpose();
-    let ttl = ttl.map_err(|e| Failure::usage(format!("--ttl: {e}")))?;
+    let ttl = args.ttl.as_deref().map(|text| {
+        let ttl = parse_duration(text)?;
+        prost_types::Duration::try_from(ttl).map_err(|_| format!("{text:?} is too long"))
+    });
+    let ttl = ttl
+        .transpose()
+        .map_err(|e| Failure::usage(format!("--ttl: {e}")))?;
     let request = pb::IssueTicketRequest {
         user_id: args.user,
         device: args.device.unwrap_or_default(),
         channels: args.channels,
-        ttl: ttl.and_then(|ttl| ttl.try_into().ok()),
+        ttl,
         ..Default::default()
     };
     let issued = block_on(issue(&args.server, request))?;
-    if args.server.json {
-        println!(
-            "{}",
-            serde_json::json!({"ticket": issued.ticket, "url": issued.url})
-        );
-    } else {
-        println!("{}", issued.ticket);
+    if !args.server.json {
+        return say(&issued.ticket);
     }
-    Ok(())
+    let expires_at = issued.expires_at.map(|at| at.to_string());
+    let answer =
+        serde_json::json!({"ticket": issued.ticket, "expires_at": expires_at, "url": issued.url});
+    say(&answer.to_string())
 }
 
 impl Message {
@@ -207,13 +247,14 @@ pub(super) fn push(args: PushArgs) -> Result<(), Failure> {
             .await;
         Ok(answer.map_err(|status| refused(&status))?.into_inner())
     })?;
-    print_answer(
-        &args.server,
-        answer.status(),
-        &answer.message_id,
-        answer.local_connections,
-    );
-    Ok(())
+    let accepted = Accepted {
+        status: answer.status().as_str_name(),
+        message_id: answer.message_id,
+        local_connections: answer.local_connections,
+        other_nodes: answer.other_nodes,
+        degraded: answer.degraded,
+    };
+    accepted.say(&args.server)
 }
 
 pub(super) fn publish(args: PublishArgs) -> Result<(), Failure> {
@@ -234,21 +275,108 @@ pub(super) fn publish(args: PublishArgs) -> Result<(), Failure> {
         let answer = client.publish(args.server.request(request)?).await;
         Ok(answer.map_err(|status| refused(&status))?.into_inner())
     })?;
-    print_answer(
-        &args.server,
-        answer.status(),
-        &answer.message_id,
-        answer.local_connections,
-    );
-    Ok(())
+    let accepted = Accepted {
+        status: answer.status().as_str_name(),
+        message_id: answer.message_id,
+        local_connections: answer.local_connections,
+        other_nodes: answer.other_nodes,
+        degraded: answer.degraded,
+    };
+    accepted.say(&args.server)
 }
 
-fn print_answer(server: &Server, status: pb::Status, id: &str, connections: u32) {
-    let status = status.as_str_name();
-    if server.json {
-        let answer = serde_json::json!({"status": status, "message_id": id, "local_connections": connections});
-        println!("{answer}");
-    } else {
-        println!("{status}: {connections} connection(s), message {id}");
+/// What a push or a publish was answered.
+#[derive(serde::Serialize)]
+struct Accepted {
+    status: &'static str,
+    message_id: String,
+    local_connections: u32,
+    other_nodes: u32,
+    degraded: bool,
+}
+
+impl Accepted {
+    fn say(&self, server: &Server) -> Result<(), Failure> {
+        if server.json {
+            let json = serde_json::to_string(self).map_err(|e| Failure::failed(e.to_string()))?;
+            return say(&json);
+        }
+        let Self {
+            status,
+            message_id,
+            local_connections,
+            ..
+        } = self;
+        say(&format!(
+            "{status}: {local_connections} connection(s), message {message_id}"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(url: &str, key: Option<&str>) -> Server {
+        Server {
+            server: url.into(),
+            key: key.map(Into::into),
+            json: false,
+        }
+    }
+
+    #[test]
+    fn the_development_key_goes_to_loopback_alone() {
+        for local in [
+            "http://127.0.0.1:8081",
+            "http://localhost:1",
+            "http://[::1]:1",
+        ] {
+            let request = server(local, None).request(()).expect("a key");
+            let shown = request.metadata().get("authorization").expect("there");
+            assert_eq!(shown, &format!("Bearer {DEVELOPMENT_KEY}"), "{local}");
+        }
+        for other in [
+            "http://127.0.0.1.example.com",
+            "http://10.0.0.1",
+            "http://a.b/?127.0.0.1",
+        ] {
+            let refused = server(other, None).request(()).expect_err("no key");
+            assert_eq!(refused.code, 2, "{other}");
+            assert!(server(other, Some("tk_1")).request(()).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_called_is_wrong_usage() {
+        for (url, sentence) in [
+            ("https://a.b", "does not speak TLS"),
+            ("a.b:8081", "write a URL"),
+            ("", "write a URL"),
+        ] {
+            let failure = server(url, None).host().expect_err("wrong");
+            assert!(
+                failure.code == 2 && failure.message.contains(sentence),
+                "{url}: {}",
+                failure.message
+            );
+        }
+    }
+
+    #[test]
+    fn exit_codes_tell_refused_from_failed_and_unreachable() {
+        for (code, exit) in [
+            (Code::InvalidArgument, 3),
+            (Code::Unauthenticated, 3),
+            (Code::PermissionDenied, 3),
+            (Code::ResourceExhausted, 3),
+            (Code::Unimplemented, 3),
+            (Code::Unavailable, 4),
+            (Code::Cancelled, 4),
+            (Code::Aborted, 1),
+            (Code::Internal, 1),
+        ] {
+            assert_eq!(refused(&Status::new(code, "why")).code, exit, "{code:?}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Subcommand;
 
-use super::exit::Failure;
+use super::exit::{Failure, say};
 use crate::config::{Config, Mode, Sources, load};
 use crate::model::sha256;
 
@@ -18,6 +18,9 @@ pub(super) enum ConfigCommand {
         /// The configuration file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Overrides one key.
+        #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+        sets: Vec<String>,
     },
     /// Prints a commented file to begin with.
     Default,
@@ -40,21 +43,22 @@ pub(super) enum ConfigCommand {
 
 pub(super) fn run(command: ConfigCommand) -> Result<(), Failure> {
     match command {
-        ConfigCommand::Check { config } => {
+        ConfigCommand::Check { config, sets } => {
             let shown = config.display().to_string();
-            let sources = Sources::of_process(Some(config), Vec::new()).map_err(Failure::usage)?;
+            let sources = Sources::of_process(Some(config), sets).map_err(Failure::usage)?;
             let loaded = load(&Config::default(), &sources).map_err(Failure::usage)?;
-            loaded
-                .check(Mode::Production)
-                .map_err(|e| Failure::usage(format!("{shown}: {e}")))?;
-            println!("{shown} is fine");
+            loaded.check(Mode::Production).map_err(|problems| {
+                let lines = problems.lines().map(|line| format!("{shown}: {line}"));
+                Failure::usage(lines.collect::<Vec<_>>().join("\n"))
+            })?;
+            say(&format!("{shown} is fine"))
         }
-        ConfigCommand::Default => print!("{SAMPLE}"),
+        ConfigCommand::Default => say(SAMPLE.trim_end()),
         ConfigCommand::Show { config, sets } => {
             let sources = Sources::of_process(config, sets).map_err(Failure::usage)?;
             let loaded = load(&Config::default(), &sources).map_err(Failure::usage)?;
             let text = toml::to_string(&loaded).map_err(|e| Failure::failed(e.to_string()))?;
-            print!("{text}");
+            say(text.trim_end())
         }
         ConfigCommand::Key { name } => {
             let mut bytes = [0; 32];
@@ -65,11 +69,11 @@ pub(super) fn run(command: ConfigCommand) -> Result<(), Failure> {
                 .iter()
                 .map(|b| format!("{b:02x}"))
                 .collect();
-            println!("# The key, for the service: it is not shown again.\n# {key}\n");
-            println!(
-                "[[api_keys]]\nname = {name:?}\nsha256 = \"{hash}\"\nscopes = [\"push\", \"ticket\"]"
-            );
+            let name = toml::Value::from(name);
+            say(&format!(
+                "# The key, for the service: it is not shown again.\n# {key}\n\n\
+                 [[api_keys]]\nname = {name}\nsha256 = \"{hash}\"\nscopes = [\"push\", \"ticket\"]"
+            ))
         }
     }
-    Ok(())
 }

@@ -1,3 +1,5 @@
+use std::io::Write as _;
+
 /// Why a command failed: its exit code and what the person reads.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -14,6 +16,11 @@ impl Failure {
         Self::new(2, message)
     }
 
+    /// Whoever read our output has gone: nothing is left to do or to say.
+    fn unheard() -> Self {
+        Self::failed("")
+    }
+
     pub(super) fn refused(message: impl Into<String>) -> Self {
         Self::new(3, message)
     }
@@ -28,6 +35,20 @@ impl Failure {
             message: message.into(),
         }
     }
+}
+
+/// Prints a line for whoever reads standard output.
+///
+/// # Errors
+/// Nobody does any more, as behind `| head -1`.
+pub(super) fn say(line: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Failure::unheard(),
+            _ => Failure::failed(format!("standard output: {error}")),
+        })
 }
 
 /// The runtime of a command.

@@ -12,13 +12,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::call::{Server, issue};
-use super::exit::{Failure, block_on};
+use super::exit::{Failure, block_on, say};
 use crate::proto::tidings::v1 as pb;
 use crate::wire::codec::{self, CloseCode, Decoder, Event, Limits, Opcode, Role};
 use crate::wire::frames::{SUBPROTOCOL, TICKET_SUBPROTOCOL};
 
 /// The first wait before a reconnect, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// How long a connection and its handshake may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Messages of a server may be larger than those that it takes.
 const LIMITS: Limits = Limits {
     message_bytes: 16 << 20,
@@ -93,9 +95,13 @@ async fn connect(args: &ListenArgs, welcomed: &mut bool) -> End {
             ));
         }
     };
-    match open(&url, &issued.ticket).await {
-        Ok((stream, early)) => follow(stream, early, welcomed).await,
-        Err(end) => end,
+    match tokio::time::timeout(PATIENCE, open(&url, &issued.ticket)).await {
+        Ok(Ok((stream, early))) => follow(stream, early, welcomed).await,
+        Ok(Err(end)) => end,
+        Err(_) => End::Again(
+            format!("{url} did not answer within {} s", PATIENCE.as_secs()),
+            None,
+        ),
     }
 }
 
@@ -180,10 +186,12 @@ async fn follow(mut stream: TcpStream, early: Vec<u8>, welcomed: &mut bool) -> E
     let mut buffer = early;
     let mut count = buffer.len();
     let mut after = None;
+    // A node that is gone without a word is noticed by its missing heartbeats.
+    let mut silence = None;
     loop {
         if count == 0 {
             buffer.resize(64 << 10, 0);
-            count = match stream.read(&mut buffer).await {
+            count = match within(silence, stream.read(&mut buffer)).await {
                 Ok(0) => return End::Again("the connection was cut".into(), after),
                 Ok(count) => count,
                 Err(error) => return End::Again(error.to_string(), after),
@@ -198,9 +206,14 @@ async fn follow(mut stream: TcpStream, early: Vec<u8>, welcomed: &mut bool) -> E
                     return End::Again(format!("the server broke RFC 6455: {error}"), None);
                 }
                 Ok(Some(Event::Text(text))) => {
-                    println!("{text}");
+                    if let Err(unheard) = say(&text) {
+                        return End::Stop(unheard);
+                    }
                     let told = Told::read(&text);
-                    *welcomed |= told.kind == "welcome";
+                    if told.kind == "welcome" {
+                        *welcomed = true;
+                        silence = told.silence();
+                    }
                     after = told.after_ms.map(Duration::from_millis).or(after);
                     (told.kind == "ping").then(|| (Opcode::Text, br#"{"type":"pong"}"#.to_vec()))
                 }
@@ -231,6 +244,24 @@ async fn follow(mut stream: TcpStream, early: Vec<u8>, welcomed: &mut bool) -> E
     }
 }
 
+/// A read, given up after some silence.
+async fn within(
+    silence: Option<Duration>,
+    read: impl Future<Output = std::io::Result<usize>>,
+) -> std::io::Result<usize> {
+    let Some(silence) = silence else {
+        return read.await;
+    };
+    let gone = |_| {
+        let told = format!(
+            "nothing came for {} s, no heartbeat either",
+            silence.as_secs()
+        );
+        std::io::Error::new(std::io::ErrorKind::TimedOut, told)
+    };
+    tokio::time::timeout(silence, read).await.map_err(gone)?
+}
+
 /// What `listen` needs to know of a frame.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
@@ -238,10 +269,42 @@ struct Told {
     #[serde(rename = "type")]
     kind: String,
     after_ms: Option<u64>,
+    heartbeat_seconds: u64,
 }
 
 impl Told {
     fn read(text: &str) -> Self {
         serde_json::from_str(text).unwrap_or_default()
+    }
+
+    /// The longest silence of a node that lives: none without heartbeats.
+    fn silence(&self) -> Option<Duration> {
+        let heartbeat = Duration::from_secs(self.heartbeat_seconds.min(86_400));
+        (!heartbeat.is_zero()).then(|| heartbeat * 2 + PATIENCE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_measured_against_the_heartbeat_of_the_welcome() {
+        let silence = |frame| Told::read(frame).silence();
+        assert_eq!(
+            silence(r#"{"type":"welcome","heartbeat_seconds":25}"#),
+            Some(Duration::from_secs(60))
+        );
+        assert_eq!(silence(r#"{"type":"welcome","heartbeat_seconds":0}"#), None);
+        assert_eq!(silence("no JSON"), None);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_falls_silent_is_given_up() {
+        let never = std::future::pending();
+        let given_up = within(Some(Duration::from_millis(1)), never).await;
+        assert!(given_up.is_err_and(|e| e.kind() == std::io::ErrorKind::TimedOut));
+        let cut = within(None, std::future::ready(Ok(0))).await;
+        assert_eq!(cut.expect("an end"), 0);
     }
 }

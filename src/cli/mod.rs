@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 use exit::Failure;
 
-const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 3 refused by the server, 4 the server cannot be reached.";
+const EXIT_CODES: &str = "Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 3 refused by the server, 4 the server cannot be reached or does not answer.";
 
 /// The real-time notification gateway of a microservice fleet.
 #[derive(Debug, Parser)]
@@ -70,7 +70,9 @@ pub fn run() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, message }) => {
-            eprintln!("tidings: {message}");
+            for line in message.lines() {
+                eprintln!("tidings: {line}");
+            }
             ExitCode::from(code)
         }
     }

@@ -1,7 +1,7 @@
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Run;
-use super::exit::{Failure, block_on};
+use super::exit::{Failure, block_on, say};
 use crate::config::{Config, Mode, Sources, load};
 use crate::doors::config::DEVELOPMENT_KEY;
 use crate::node::{Addresses, Node};
@@ -21,7 +21,10 @@ fn run(args: Run, mode: Mode) -> Result<(), Failure> {
         Mode::Production => Config::default(),
     };
     let sources = Sources::of_process(args.config, args.sets).map_err(Failure::usage)?;
-    let config = load(&base, &sources).map_err(Failure::usage)?;
+    let mut config = load(&base, &sources).map_err(Failure::usage)?;
+    if mode == Mode::Dev {
+        config.allow_development_key();
+    }
     config.check(mode).map_err(Failure::usage)?;
     logs::init(&config.log);
     block_on(async {
@@ -31,10 +34,14 @@ fn run(args: Run, mode: Mode) -> Result<(), Failure> {
             signal(SignalKind::interrupt()).map_err(|e| Failure::failed(e.to_string()))?;
         let node = Node::start(config, mode).await.map_err(Failure::failed)?;
         let addresses = node.addresses;
-        match (args.json, mode) {
-            (true, _) => println!("{}", json(&addresses, &node.id.to_string(), mode)),
-            (false, Mode::Dev) => print!("{}", banner(&addresses)),
-            (false, Mode::Production) => {}
+        let bound = match (args.json, mode) {
+            (true, _) => Some(json(&addresses, &node.id.to_string(), mode)),
+            (false, Mode::Dev) => Some(banner(&addresses)),
+            (false, Mode::Production) => None,
+        };
+        if let Some(bound) = bound {
+            // A node runs on, whether anybody reads this or not.
+            let _ = say(&bound);
         }
         let mut stop = async || {
             tokio::select! {
@@ -83,7 +90,6 @@ fn banner(addresses: &Addresses) -> String {
 
     curl http://{service}/v1/push -H 'Authorization: Bearer {DEVELOPMENT_KEY}' \
       -H 'Content-Type: application/json' -d '{{"user_id":"42","message":{{"hello":"world"}}}}'
-
 "#,
         version = env!("CARGO_PKG_VERSION"),
     )

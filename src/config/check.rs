@@ -19,10 +19,22 @@ impl Config {
         config.drain.deregister_delay = Duration::ZERO;
         config.drain.spread = Duration::ZERO;
         config.drain.grace = Duration::from_secs(1);
+        config.allow_development_key();
+        config
+    }
+
+    /// Adds the development key, unless it is there: a file of one's own lists other keys, and `tidings dev` still
+    /// announces this one.
+    pub fn allow_development_key(&mut self) {
         let hash = sha256(DEVELOPMENT_KEY.as_bytes());
-        config.api_keys = vec![ApiKeyConfig {
+        let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
+        let is_there = |key: &ApiKeyConfig| key.sha256.expose() == hash;
+        if self.api_keys.iter().any(is_there) {
+            return;
+        }
+        self.api_keys.push(ApiKeyConfig {
             name: "development".into(),
-            sha256: Secret::new(hash.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+            sha256: Secret::new(hash),
             scopes: vec![
                 Scope::Push,
                 Scope::Publish,
@@ -32,8 +44,7 @@ impl Config {
             ],
             addresses: Vec::new(),
             pushes_per_second: 0,
-        }];
-        config
+        });
     }
 
     /// What no type can check.
@@ -100,6 +111,10 @@ impl Config {
                 "[limits] handshake_timeout must be more than \"0s\"",
             ),
             (
+                limits.message_timeout.is_zero(),
+                "[limits] message_timeout must be more than \"0s\"",
+            ),
+            (
                 !heartbeat.interval.is_zero() && heartbeat.pong_timeout.is_zero(),
                 "[heartbeat] pong_timeout must be more than \"0s\"; interval = \"0s\" turns heartbeats off",
             ),
@@ -125,6 +140,7 @@ impl Config {
             ("[heartbeat] interval", heartbeat.interval),
             ("[heartbeat] pong_timeout", heartbeat.pong_timeout),
             ("[limits] handshake_timeout", limits.handshake_timeout),
+            ("[limits] message_timeout", limits.message_timeout),
             ("[drain] deregister_delay", drain.deregister_delay),
             ("[drain] spread", drain.spread),
             ("[drain] grace", drain.grace),
@@ -240,7 +256,7 @@ mod tests {
     fn production_refuses_what_is_not_safe() {
         assert_eq!(production().check(Mode::Production), Ok(()));
         type Change = fn(&mut Config);
-        let cases: [(Change, &str); 22] = [
+        let cases: [(Change, &str); 23] = [
             (
                 |c| c.api_keys.clear(),
                 "there are no [[api_keys]], so no service could call; `tidings config key` makes one",
@@ -300,6 +316,10 @@ mod tests {
             (
                 |c| c.limits.handshake_timeout = Duration::ZERO,
                 "[limits] handshake_timeout must be more than \"0s\"",
+            ),
+            (
+                |c| c.limits.message_timeout = Duration::ZERO,
+                "[limits] message_timeout must be more than \"0s\"",
             ),
             (|c| c.hub.shards = 129, "[hub] shards must be at most 128"),
             (
@@ -365,6 +385,18 @@ mod tests {
         config.heartbeat.interval = Duration::ZERO;
         config.heartbeat.pong_timeout = Duration::ZERO;
         assert_eq!(config.check(Mode::Production), Ok(()));
+    }
+
+    #[test]
+    fn dev_has_its_key_once_beside_those_of_a_file() {
+        let mut config = Config::dev();
+        config.allow_development_key();
+        assert_eq!(config.api_keys.len(), 1);
+        let mut config = production();
+        config.api_keys[0].name = "orders".into();
+        config.allow_development_key();
+        let keys = ApiKeys::new(&config.api_keys).expect("two keys");
+        assert!(config.api_keys.len() == 2 && keys.has_development_key());
     }
 
     #[test]

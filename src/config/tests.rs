@@ -132,7 +132,12 @@ fn every_unknown_key_and_every_wrong_value_is_told_by_line() {
 
 #[test]
 fn a_wrong_variable_or_flag_is_named() {
-    let cases: [(&[(&str, &str)], &[&str], &str); 7] = [
+    type Case = (
+        &'static [(&'static str, &'static str)],
+        &'static [&'static str],
+        &'static str,
+    );
+    let cases: [Case; 7] = [
         (
             &[("TIDINGS_HEARTBEAT__INTERVAL", "8")],
             &[],

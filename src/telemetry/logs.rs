@@ -55,4 +55,46 @@ mod tests {
         }
         assert!(filter.would_enable("tidings::hub", &Level::TRACE));
     }
+
+    #[test]
+    fn a_header_that_a_library_traces_is_never_written() {
+        let written = Written::default();
+        let writer = written.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .json()
+            .with_writer(move || writer.clone())
+            .with_filter(filter(LogLevel::Trace));
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::trace!(target: "h2::codec::framed_read", "authorization: a-secret");
+            tracing::debug!(target: "hyper::proto", "ticket=a-secret");
+            tracing::info!(target: "tonic::transport", "a-secret");
+            tracing::warn!(target: "h2", "a warning");
+            tracing::trace!("our own");
+        });
+        let bytes = written.0.lock().expect("not poisoned").clone();
+        let text = String::from_utf8(bytes).expect("text");
+        assert!(!text.contains("a-secret"), "{text}");
+        assert!(
+            text.contains("a warning") && text.contains("our own"),
+            "{text}"
+        );
+    }
+
+    #[derive(Clone, Default)]
+    struct Written(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0
+                .lock()
+                .expect("not poisoned")
+                .extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
 }
