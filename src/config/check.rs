@@ -1,9 +1,8 @@
 use std::time::Duration;
 
 use super::{Config, Mode};
-use crate::doors::config::{ApiKeyConfig, DEVELOPMENT_KEY, Scope};
 use crate::doors::service::ApiKeys;
-use crate::model::{Secret, UserId, sha256};
+use crate::model::UserId;
 
 /// The most that a queue may hold: far beyond use, and far below what its semaphore can count.
 const QUEUE_MAX: usize = 1_000_000;
@@ -11,42 +10,6 @@ const QUEUE_MAX: usize = 1_000_000;
 const TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Config {
-    /// The configuration of `tidings dev`, before anything is overridden.
-    pub fn dev() -> Self {
-        let mut config = Self::default();
-        config.public.listen.set_ip([127, 0, 0, 1].into());
-        config.service.reflection = true;
-        config.drain.deregister_delay = Duration::ZERO;
-        config.drain.spread = Duration::ZERO;
-        config.drain.grace = Duration::from_secs(1);
-        config.allow_development_key();
-        config
-    }
-
-    /// Adds the development key, unless it is there: a file of one's own lists other keys, and `tidings dev` still
-    /// announces this one.
-    pub fn allow_development_key(&mut self) {
-        let hash = sha256(DEVELOPMENT_KEY.as_bytes());
-        let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
-        let is_there = |key: &ApiKeyConfig| key.sha256.expose() == hash;
-        if self.api_keys.iter().any(is_there) {
-            return;
-        }
-        self.api_keys.push(ApiKeyConfig {
-            name: "development".into(),
-            sha256: Secret::new(hash),
-            scopes: vec![
-                Scope::Push,
-                Scope::Publish,
-                Scope::Ticket,
-                Scope::Read,
-                Scope::Admin,
-            ],
-            addresses: Vec::new(),
-            pushes_per_second: 0,
-        });
-    }
-
     /// What no type can check.
     ///
     /// # Errors
@@ -241,6 +204,7 @@ fn is_socket_url(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Secret;
 
     fn production() -> Config {
         let mut config = Config::default();
@@ -385,18 +349,6 @@ mod tests {
         config.heartbeat.interval = Duration::ZERO;
         config.heartbeat.pong_timeout = Duration::ZERO;
         assert_eq!(config.check(Mode::Production), Ok(()));
-    }
-
-    #[test]
-    fn dev_has_its_key_once_beside_those_of_a_file() {
-        let mut config = Config::dev();
-        config.allow_development_key();
-        assert_eq!(config.api_keys.len(), 1);
-        let mut config = production();
-        config.api_keys[0].name = "orders".into();
-        config.allow_development_key();
-        let keys = ApiKeys::new(&config.api_keys).expect("two keys");
-        assert!(config.api_keys.len() == 2 && keys.has_development_key());
     }
 
     #[test]

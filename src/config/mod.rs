@@ -1,6 +1,7 @@
 //! The whole configuration: the sum of what each room reads. Only the composition root sees it.
 
 mod check;
+mod dev;
 mod file;
 mod keys;
 mod load;
