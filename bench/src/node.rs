@@ -32,6 +32,7 @@ impl Measured {
             "admin.listen=127.0.0.1:0",
             "limits.handshakes_per_second=0",
             "limits.connections=1000000",
+            "log.level=warn",
         ] {
             command.args(["--set", set]);
         }

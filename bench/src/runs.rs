@@ -143,18 +143,22 @@ async fn node_fanout(
     let counter = crowd(&node, common.connections, "&channels=bench").await?;
     // Welcome and subscribed.
     until_frames(&counter, 2 * common.connections as u64).await?;
-    let mut http = http(&node).await?;
+    // One connection for each message under way: HTTP/1.1 answers in order.
+    let mut publishers = Vec::new();
+    for _ in 0..window {
+        publishers.push(http(&node).await?);
+    }
     // With the frame around it about 128 bytes.
     let body = json!({"channel": "bench", "message": "x".repeat(32)}).to_string();
     let (began, cpu) = (Instant::now(), node.cpu()?);
     let (start, reads) = (counter.frames.get(), counter.reads.get());
     let mut sent = 0u64;
     while began.elapsed() < Duration::from_secs(seconds) {
-        for _ in 0..window {
-            http.send("/v1/publish", &body).await?;
+        for publisher in &mut publishers {
+            publisher.send("/v1/publish", &body).await?;
         }
-        for _ in 0..window {
-            http.answer().await?;
+        for publisher in &mut publishers {
+            publisher.answer().await?;
         }
         sent += window as u64;
         until_frames(&counter, start + sent * common.connections as u64).await?;

@@ -239,7 +239,8 @@ fn switching(accept: &str, subprotocol: bool) -> Response<Body> {
 /// The TCP stream out of hyper again, and what the client sent behind its handshake.
 async fn take_stream(upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
     let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
-    Some((parts.io.into_inner(), parts.read_buf.into()))
+    // Copied: the buffer that hyper read into would live as long as the session.
+    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
 }
 
 /// One `refused` frame and a close frame; then the client's end of the stream is awaited.
