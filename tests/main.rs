@@ -11,4 +11,5 @@ mod limits;
 mod secrets;
 mod service;
 mod support;
+mod tools;
 mod wire;

@@ -1,5 +1,10 @@
 //! A node on free ports that stops on drop, and clients that are not ours.
 
+pub mod chaos;
+pub mod ports;
+pub mod redis;
+pub mod resp;
+
 use std::time::Duration;
 
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
