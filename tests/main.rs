@@ -3,11 +3,17 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod admission;
+mod cluster;
+mod cluster_tickets;
 mod command_line;
+mod control;
 mod delivery;
 mod drain;
+mod failover;
+mod forgery;
 mod layers;
 mod limits;
+mod outages;
 mod secrets;
 mod service;
 mod support;

@@ -15,12 +15,12 @@ use super::until;
 const MISSING: &str =
     "redis-server does not start; install it, as in: sudo apt-get install redis-server";
 
-/// Options for a start that loads a key in 100 ms and answers LOADING meanwhile.
+/// Options for a start that loads a key in 20 ms and answers LOADING meanwhile.
 pub const SLOW_LOAD: &[&str] = &[
     "--key-load-delay",
-    "100000",
+    "20000",
     "--loading-process-events-interval-bytes",
-    "1024",
+    "64",
 ];
 
 pub struct RedisServer {
