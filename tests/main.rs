@@ -4,6 +4,7 @@
 
 mod admission;
 mod command_line;
+mod deadline;
 mod delivery;
 mod drain;
 mod layers;

@@ -94,6 +94,11 @@ async fn a_stream_of_pushes_keeps_each_users_order_and_answers_every_item() {
                     (n % 5, error.code),
                     (4, tonic::Code::InvalidArgument as i32)
                 );
+                assert_eq!(error.details.len(), 2, "{error:?}");
+                assert_eq!(
+                    error.details[1].type_url,
+                    "type.googleapis.com/google.rpc.BadRequest"
+                );
                 bad += 1;
             }
         }
@@ -102,6 +107,18 @@ async fn a_stream_of_pushes_keeps_each_users_order_and_answers_every_item() {
     for n in (0..500).filter(|n| n % 5 != 4) {
         assert_eq!(next(&mut socket).await["data"], n);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_stream_is_counted_like_any_call() {
+    let node = node().await;
+    let mut client = pb::notification_client::NotificationClient::new(channel(&node).await);
+    let refused = client.push_notifications(tokio_stream::iter([])).await;
+    let status = refused.expect_err("no key");
+    assert_eq!(status.code(), tonic::Code::Unauthenticated);
+    let counted = r#"tidings_calls_total{method="PushNotifications",code="UNAUTHENTICATED"} 1"#;
+    let metrics = node.metrics().await;
+    assert!(metrics.contains(counted), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -36,7 +36,9 @@ pub use config::{
 };
 pub use delivery::Delivery;
 pub use encoded::Format;
-pub use router::{Accepted, Applied, ConnectionInfo, Refusal, Router, Sessions, Status};
+pub use router::{
+    ACCEPT_TIMEOUT, Accepted, Applied, ConnectionInfo, Refusal, Router, Sessions, Status,
+};
 pub use shard::{Asked, NotAdmitted, Prepared, Shard};
 pub use threads::{ShardSeat, ShardThreads};
 

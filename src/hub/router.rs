@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
+use tokio::time::Instant as Deadline;
 
 use super::command::Command;
 use super::delivery::Delivery;
@@ -100,8 +101,8 @@ pub struct Applied {
 
 /// How long an answer waits for this node's own echo before it says `degraded`.
 const ECHO_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long a message waits for room in the shards' queues.
-const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the acceptance of a message may take, unless the one who asks has a deadline of its own.
+pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a shard has to answer a question.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -144,13 +145,20 @@ impl Router {
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub async fn push(&self, user: UserId, body: Body, class: Class) -> Result<Accepted, Refusal> {
+    pub async fn push(
+        &self,
+        user: UserId,
+        body: Body,
+        class: Class,
+        deadline: Deadline,
+    ) -> Result<Accepted, Refusal> {
         self.check_class(
             class,
             self.inbox,
             "users have no inbox ([inbox] max_messages = 0)",
         )?;
-        self.accept(Target::One(Address::User(user)), body).await
+        self.accept(Target::One(Address::User(user)), body, deadline)
+            .await
     }
 
     /// Publishes to a channel.
@@ -162,6 +170,7 @@ impl Router {
         channel: ChannelName,
         body: Body,
         class: Class,
+        deadline: Deadline,
     ) -> Result<Accepted, Refusal> {
         let kept = self.namespaces.of(&channel).kept;
         self.check_class(
@@ -169,7 +178,7 @@ impl Router {
             kept,
             "the channel's namespace keeps nothing (max_messages = 0)",
         )?;
-        self.accept(Target::One(Address::Channel(channel)), body)
+        self.accept(Target::One(Address::Channel(channel)), body, deadline)
             .await
     }
 
@@ -182,22 +191,29 @@ impl Router {
         users: Arc<[UserId]>,
         body: Body,
         class: Class,
+        deadline: Deadline,
     ) -> Result<Accepted, Refusal> {
         self.check_class(
             class,
             self.inbox,
             "users have no inbox ([inbox] max_messages = 0)",
         )?;
-        self.accept(Target::Users(users), body).await
+        self.accept(Target::Users(users), body, deadline).await
     }
 
     /// Pushes one body to every session.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub async fn broadcast_everyone(&self, body: Body, class: Class) -> Result<Accepted, Refusal> {
+    pub async fn broadcast_everyone(
+        &self,
+        body: Body,
+        class: Class,
+        deadline: Deadline,
+    ) -> Result<Accepted, Refusal> {
         self.check_class(class, false, "a broadcast to everyone is VOLATILE only")?;
-        self.accept(Target::One(Address::Everyone), body).await
+        self.accept(Target::One(Address::Everyone), body, deadline)
+            .await
     }
 
     fn check_class(&self, class: Class, keeps: bool, why: &str) -> Result<(), Refusal> {
@@ -211,7 +227,12 @@ impl Router {
     }
 
     /// The one path in: id, backplane, echo.
-    async fn accept(&self, target: Target, body: Body) -> Result<Accepted, Refusal> {
+    async fn accept(
+        &self,
+        target: Target,
+        body: Body,
+        deadline: Deadline,
+    ) -> Result<Accepted, Refusal> {
         let began = Instant::now();
         let time = unix_millis();
         let id = MessageId::new(time);
@@ -223,7 +244,7 @@ impl Router {
             time,
         };
         let other_nodes =
-            match tokio::time::timeout(ACCEPT_TIMEOUT, self.backplane.publish(message)).await {
+            match tokio::time::timeout_at(deadline, self.backplane.publish(message)).await {
                 Ok(Ok(nodes)) => nodes,
                 Ok(Err(PublishError::Unavailable(problem))) => {
                     return Err(Refusal::Unavailable(problem));
@@ -238,7 +259,8 @@ impl Router {
                     });
                 }
             };
-        let echoed = tokio::time::timeout(ECHO_TIMEOUT, echo.count())
+        let patience = deadline.min(Deadline::now() + ECHO_TIMEOUT);
+        let echoed = tokio::time::timeout_at(patience, echo.count())
             .await
             .ok()
             .flatten();
