@@ -24,6 +24,9 @@ use crate::tickets::{JwtVerifier, Tickets};
 /// Connections that may wait to be accepted, per socket.
 const BACKLOG: i32 = 4096;
 
+/// How long calls in flight have once the node was told to leave now.
+const HURRIED_CALLS: Duration = Duration::from_secs(1);
+
 /// What a node bound.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses {
@@ -46,8 +49,6 @@ pub struct Node {
     hub: Arc<Hub>,
     health: Arc<Health>,
     drain: DrainConfig,
-    draining: watch::Sender<bool>,
-    stop_service: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
     service: JoinHandle<()>,
     admins: Vec<JoinHandle<()>>,
@@ -102,10 +103,10 @@ impl Node {
             url: url.clone(),
             metrics: metrics.clone(),
         });
-        let draining = watch::Sender::new(false);
+        let health = Arc::new(Health::default());
         let routes = service::routes(
             api,
-            draining.subscribe(),
+            health.phases(),
             config.service.stream_window,
             config.service.reflection,
         )
@@ -123,9 +124,10 @@ impl Node {
             door.connection(shard, stream, peer);
         })
         .map_err(|e| format!("a shard's thread could not be started: {e}"))?;
-        let health = Arc::new(Health::default());
-        let (stop_service, stop_admin) = (watch::Sender::new(false), watch::Sender::new(false));
-        let service = tokio::spawn(service::serve(service_socket, routes, told(&stop_service)));
+        let mut phases = health.phases();
+        let closing = async move { phases.reached(Phase::Closing).await };
+        let service = tokio::spawn(service::serve(service_socket, routes, closing));
+        let stop_admin = watch::Sender::new(false);
         let keys = match addresses.admin.ip().is_loopback() {
             true => None,
             false => Some(Arc::new(ApiKeys::new(&config.api_keys)?)),
@@ -153,8 +155,6 @@ impl Node {
             hub,
             health,
             drain: config.drain,
-            draining,
-            stop_service,
             stop_admin,
             service,
             admins,
@@ -179,30 +179,35 @@ impl Node {
 
     /// Leaves: readiness goes red; all doors accept for `deregister_delay`; listeners close and calls in flight finish;
     /// over `spread` the sessions are closed with 1012; who has not gone `grace` later is dropped. Without sessions it
-    /// leaves at once, and when `now` comes.
+    /// leaves at once. When `now` comes, sessions are closed at once and calls in flight have [`HURRIED_CALLS`].
     pub async fn leave(self, now: impl Future<Output = ()>) {
         self.health.enter(Phase::Draining);
         tracing::info!(connections = self.connections(), "draining");
         tokio::pin!(now);
-        let hurried = tokio::select! {
-            () = self.wait_until_empty(self.drain.deregister_delay) => false,
+        let mut hurried = tokio::select! {
+            () = wait_until_empty(&self.hub, self.drain.deregister_delay) => false,
             () = &mut now => true,
         };
-        self.draining.send_replace(true);
         self.hub.router.stop_accepting().await;
-        self.stop_service.send_replace(true);
+        self.health.enter(Phase::Closing);
         let total = self.drain.spread + self.drain.grace;
         if !hurried {
             self.hub.router.drain(self.drain.spread).await;
             tokio::select! {
-                () = self.wait_until_empty(total) => {}
-                () = &mut now => {}
+                () = wait_until_empty(&self.hub, total) => {}
+                () = &mut now => hurried = true,
             }
         }
         self.hub.router.close_all().await;
-        // Close frames get a moment to be answered.
-        self.wait_until_empty(Duration::from_secs(1)).await;
-        let _ = self.service.await;
+        let hurry = async {
+            if !hurried {
+                now.await;
+            }
+            tokio::time::sleep(HURRIED_CALLS).await;
+        };
+        // Close frames get a moment to be answered, while calls in flight finish.
+        let goodbyes = wait_until_empty(&self.hub, Duration::from_secs(1));
+        tokio::join!(finish(self.service, hurry), goodbyes);
         self.hub.router.end().await;
         let shards = self.shards;
         let _ = tokio::task::spawn_blocking(move || shards.join()).await;
@@ -212,11 +217,22 @@ impl Node {
         }
         tracing::info!("left");
     }
+}
 
-    async fn wait_until_empty(&self, most: Duration) {
-        let deadline = Instant::now() + most;
-        while self.connections() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+async fn wait_until_empty(hub: &Hub, most: Duration) {
+    let deadline = Instant::now() + most;
+    while hub.admission.connections() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits for a door's end, and ends it at `most`, calls in flight included.
+async fn finish(mut door: JoinHandle<()>, most: impl Future<Output = ()>) {
+    tokio::select! {
+        _ = &mut door => {}
+        () = most => {
+            door.abort();
+            let _ = door.await;
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidings::backplane::{Backplane, Later, PublishError};
 use tidings::doors::service::{self, Api, ApiKeys};
+use tidings::fleet::Health;
 use tidings::hub::{Hub, HubParts, Namespaces};
 use tidings::model::{Address, Message, NodeId};
 use tidings::proto::tidings::v1 as pb;
@@ -60,7 +61,7 @@ async fn door(silent: bool) -> Channel {
         url: None,
         metrics,
     };
-    let phases = tokio::sync::watch::channel(false).1;
+    let phases = Health::default().phases();
     let routes = service::routes(Arc::new(api), phases, 16, false)
         .await
         .expect("routes");

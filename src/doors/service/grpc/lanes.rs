@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
@@ -14,6 +14,7 @@ use super::super::api::{Api, CALL_TIMEOUT};
 use super::super::error::ApiError;
 use super::super::keys::ApiKey;
 use super::{Grpc, push};
+use crate::fleet::{Phase, Phases};
 use crate::proto::tidings::v1 as pb;
 
 /// Lanes of one stream of pushes: pushes for one user keep their order by going through one of them, which does one
@@ -44,23 +45,23 @@ pub(super) fn run(
             sender
         })
         .collect();
-    tokio::spawn(read_items(items, lanes, results, grpc.draining.clone()));
+    tokio::spawn(read_items(items, lanes, results, grpc.phases.clone()));
     Box::pin(ReceiverStream::new(out))
 }
 
-/// Gives each item to the lane of its user, until the stream ends or the node drains. Ends with the call: the lanes and
+/// Gives each item to the lane of its user, until the stream ends or the node closes. Ends with the call: the lanes and
 /// the results close behind it.
 async fn read_items(
     mut items: Streaming<pb::PushItem>,
     lanes: Vec<mpsc::Sender<pb::PushItem>>,
     results: mpsc::Sender<Result<pb::PushResult, Status>>,
-    mut draining: watch::Receiver<bool>,
+    mut phases: Phases,
 ) {
     let hasher = RandomState::new();
     loop {
         let item = tokio::select! {
             item = items.next() => item,
-            _ = draining.wait_for(|draining| *draining) => return,
+            () = phases.reached(Phase::Closing) => return,
             () = results.closed() => return,
         };
         match item {

@@ -4,7 +4,6 @@ mod lanes;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -13,6 +12,7 @@ use super::api::{Api, Given, Options, sessions, unimplemented};
 use super::error::ApiError;
 use super::keys::ApiKey;
 use crate::doors::config::Scope;
+use crate::fleet::Phases;
 use crate::hub::{self, Accepted};
 use crate::model::Class;
 use crate::proto::tidings::v1 as pb;
@@ -22,8 +22,8 @@ use crate::tickets::GrantFields;
 #[derive(Clone)]
 pub(super) struct Grpc {
     pub(super) api: Arc<Api>,
-    /// Turns true when the node drains.
-    pub(super) draining: watch::Receiver<bool>,
+    /// Streams end when the node closes.
+    pub(super) phases: Phases,
     /// Items of one stream that may be under way.
     pub(super) window: usize,
 }
