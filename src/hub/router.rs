@@ -75,6 +75,8 @@ pub struct ConnectionInfo {
     pub connection: ConnectionId,
     /// The device that it named.
     pub device: Option<DeviceName>,
+    /// The claims of its ticket: a JSON object as text.
+    pub claims: Option<Arc<str>>,
     /// When it was admitted.
     pub connected_at: SystemTime,
     /// What it subscribes to.
@@ -88,6 +90,15 @@ pub enum Sessions {
     OfUser(UserId),
     /// One.
     Connection(ConnectionId),
+}
+
+impl std::fmt::Display for Sessions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OfUser(user) => write!(f, "user:{user}"),
+            Self::Connection(id) => write!(f, "connection:{id}"),
+        }
+    }
 }
 
 /// What a control call did.

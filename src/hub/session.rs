@@ -1,4 +1,5 @@
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::net::TcpStream;
@@ -34,6 +35,8 @@ pub(super) enum Phase {
 pub(super) struct Session {
     pub(super) id: ConnectionId,
     pub(super) device: Option<DeviceName>,
+    /// Those of the ticket, for services that ask.
+    pub(super) claims: Option<Arc<str>>,
     pub(super) connected_at: SystemTime,
     pub(super) stream: Rc<TcpStream>,
     pub(super) phase: Phase,

@@ -227,6 +227,7 @@ impl Shard {
             node: self.hub.node.clone(),
             connection: s.id,
             device: s.device.clone(),
+            claims: s.claims.clone(),
             connected_at: s.connected_at,
             channels: s.channels().cloned().collect(),
         };

@@ -265,28 +265,52 @@ impl Api {
 
     pub(super) async fn disconnect(
         &self,
+        caller: &ApiKey,
         sessions: Sessions,
         reason: String,
     ) -> Result<Applied, ApiError> {
         check_reason(&reason)?;
-        Ok(self.router.disconnect(sessions, reason).await?)
+        let applied = self
+            .router
+            .disconnect(sessions.clone(), reason.clone())
+            .await?;
+        audit("disconnected", caller, &sessions, None, &reason, applied);
+        Ok(applied)
     }
 
     pub(super) async fn subscribe(
         &self,
+        caller: &ApiKey,
         sessions: Sessions,
         channel: &str,
         reason: &str,
         on: bool,
     ) -> Result<Applied, ApiError> {
         check_reason(reason)?;
-        let channel = ChannelName::parse(channel).map_err(|e| ApiError::invalid("channel", e))?;
-        Ok(if on {
-            self.router.subscribe(sessions, channel).await?
+        let name = ChannelName::parse(channel).map_err(|e| ApiError::invalid("channel", e))?;
+        let (applied, what) = if on {
+            let applied = self.router.subscribe(sessions.clone(), name).await?;
+            (applied, "subscribed")
         } else {
-            self.router.unsubscribe(sessions, channel).await?
-        })
+            let applied = self.router.unsubscribe(sessions.clone(), name).await?;
+            (applied, "unsubscribed")
+        };
+        audit(what, caller, &sessions, Some(channel), reason, applied);
+        Ok(applied)
     }
+}
+
+/// Who changed whose connections, and why: for those who ask later.
+fn audit(
+    what: &str,
+    caller: &ApiKey,
+    sessions: &Sessions,
+    channel: Option<&str>,
+    reason: &str,
+    done: Applied,
+) {
+    let (caller, Applied { applied, unknown }) = (caller.name(), done);
+    tracing::info!(caller, %sessions, channel, reason, applied, unknown, "a service {what} connections");
 }
 
 /// Whom a control call is about: a user or a connection, and not both.

@@ -258,6 +258,7 @@ impl pb::connections_server::Connections for Grpc {
             device: info.device.map(|d| d.to_string()).unwrap_or_default(),
             connected_at: Some(info.connected_at.into()),
             channels: info.channels.iter().map(ToString::to_string).collect(),
+            claims: info.claims.as_deref().unwrap_or_default().into(),
         };
         Ok(Response::new(pb::WhereIsResponse {
             connections: connections.into_iter().map(connection).collect(),
@@ -271,9 +272,9 @@ impl pb::connections_server::Connections for Grpc {
     ) -> Result<Response<pb::DisconnectResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let headers = metadata.into_headers();
-        let run = async |_: &ApiKey| {
+        let run = async |caller: &ApiKey| {
             let sessions = target!(request.target, pb::disconnect_request::Target)?;
-            self.api.disconnect(sessions, request.reason).await
+            self.api.disconnect(caller, sessions, request.reason).await
         };
         let done = self
             .api
@@ -291,10 +292,10 @@ impl pb::connections_server::Connections for Grpc {
     ) -> Result<Response<pb::SubscribeResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let headers = metadata.into_headers();
-        let run = async |_: &ApiKey| {
+        let run = async |caller: &ApiKey| {
             let sessions = target!(request.target, pb::subscribe_request::Target)?;
             self.api
-                .subscribe(sessions, &request.channel, &request.reason, true)
+                .subscribe(caller, sessions, &request.channel, &request.reason, true)
                 .await
         };
         let done = self
@@ -313,10 +314,10 @@ impl pb::connections_server::Connections for Grpc {
     ) -> Result<Response<pb::UnsubscribeResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let headers = metadata.into_headers();
-        let run = async |_: &ApiKey| {
+        let run = async |caller: &ApiKey| {
             let sessions = target!(request.target, pb::unsubscribe_request::Target)?;
             self.api
-                .subscribe(sessions, &request.channel, &request.reason, false)
+                .subscribe(caller, sessions, &request.channel, &request.reason, false)
                 .await
         };
         let done = self

@@ -1,13 +1,16 @@
 mod request;
 
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use self::request::{
@@ -19,7 +22,7 @@ use super::error::{ApiError, Code, problem};
 use super::keys::ApiKey;
 use crate::doors::config::Scope;
 use crate::hub::{self, Accepted, Applied};
-use crate::model::units;
+use crate::model::{ChannelName, DeviceName, units};
 use crate::tickets::GrantFields;
 
 /// The JSON side of the service door.
@@ -178,9 +181,9 @@ async fn disconnect(State(api): State<Arc<Api>>, request: Request) -> Answer {
         "Disconnect",
         Scope::Admin,
         request,
-        async |_, r: DisconnectRequest| {
+        async |caller, r: DisconnectRequest| {
             let sessions = sessions(r.user_id.as_deref(), r.connection.as_deref())?;
-            let applied = api.disconnect(sessions, r.reason).await?;
+            let applied = api.disconnect(caller, sessions, r.reason).await?;
             Ok(applied_json(applied))
         },
     )
@@ -198,9 +201,11 @@ async fn change_subscription(
         method,
         Scope::Admin,
         request,
-        async |_, r: SubscriptionRequest| {
+        async |caller, r: SubscriptionRequest| {
             let sessions = sessions(r.user_id.as_deref(), r.connection.as_deref())?;
-            let applied = api.subscribe(sessions, &r.channel, &r.reason, on).await?;
+            let applied = api
+                .subscribe(caller, sessions, &r.channel, &r.reason, on)
+                .await?;
             Ok(applied_json(applied))
         },
     )
@@ -219,29 +224,47 @@ async fn where_is(
     State(api): State<Arc<Api>>,
     Path(user): Path<String>,
     headers: HeaderMap,
-) -> Answer {
-    let run = async |_: &ApiKey| {
-        let (connections, unknown) = api.where_is(&user).await?;
-        let connections: Vec<Value> = connections.iter().map(connection_json).collect();
-        Ok(json!({"connections": connections, "unknown": unknown}))
-    };
-    api.call("WhereIs", Scope::Read, &headers, run)
-        .await
-        .map(axum::Json)
+) -> Result<axum::Json<impl Serialize>, ApiError> {
+    let run = async |_: &ApiKey| api.where_is(&user).await;
+    let (connections, unknown) = api.call("WhereIs", Scope::Read, &headers, run).await?;
+    Ok(axum::Json(Whereabouts {
+        connections: connections.into_iter().map(Connection::from).collect(),
+        unknown,
+    }))
 }
 
-fn connection_json(info: &hub::ConnectionInfo) -> Value {
-    let connected_at = info.connected_at.duration_since(std::time::UNIX_EPOCH);
-    let mut shown = json!({
-        "node": info.node.to_string(),
-        "connection": info.connection.to_string(),
-        "connected_at": connected_at.map_or(0, |since| since.as_millis() as u64),
-        "channels": info.channels,
-    });
-    if let Some(device) = &info.device {
-        shown["device"] = device.as_str().into();
+#[derive(Serialize)]
+struct Whereabouts {
+    connections: Vec<Connection>,
+    unknown: u32,
+}
+
+#[derive(Serialize)]
+struct Connection {
+    node: String,
+    connection: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<DeviceName>,
+    connected_at: u64,
+    channels: Vec<ChannelName>,
+    /// Byte for byte as the ticket had them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claims: Option<Box<RawValue>>,
+}
+
+impl From<hub::ConnectionInfo> for Connection {
+    fn from(info: hub::ConnectionInfo) -> Self {
+        let connected_at = info.connected_at.duration_since(UNIX_EPOCH);
+        let claims = info.claims.map(|text| text.to_string());
+        Self {
+            node: info.node.to_string(),
+            connection: info.connection.to_string(),
+            device: info.device,
+            connected_at: connected_at.map_or(0, |since| since.as_millis() as u64),
+            channels: info.channels,
+            claims: claims.and_then(|text| RawValue::from_string(text).ok()),
+        }
     }
-    shown
 }
 
 async fn later(api: &Api, method: &'static str, headers: &HeaderMap) -> Answer {
