@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
-use crate::backplane::{Backplane, Memory};
+use crate::backplane::redis::Redis;
+use crate::backplane::{Backplane, BackplaneKind, Leases, Memory, NodeLease};
 use crate::config::{Config, Mode};
 use crate::doors::config::DEVELOPMENT_KEY;
 use crate::doors::public::{Playground, Public};
 use crate::doors::service::{Api, ApiKeys};
 use crate::doors::{admin, service};
 use crate::fleet::{DrainConfig, Health, Phase};
-use crate::hub::{Hub, HubParts, Namespaces, ShardThreads};
-use crate::model::{NodeId, Secret};
+use crate::hub::{Hub, HubParts, Intake, Namespaces, ShardThreads};
+use crate::model::{NodeId, Secret, unix_millis};
 use crate::telemetry::Metrics;
-use crate::tickets::{JwtVerifier, Tickets};
+use crate::tickets::{JwtVerifier, MemoryTickets, RedisTickets, TicketStore, Tickets};
 
 /// Connections that may wait to be accepted, per socket.
 const BACKLOG: i32 = 4096;
@@ -40,6 +41,42 @@ pub struct Addresses {
     pub probe: Option<SocketAddr>,
 }
 
+/// What a node is linked by, and what is kept there.
+struct Links {
+    backplane: Arc<dyn Backplane>,
+    leases: Arc<dyn Leases>,
+    store: Arc<dyn TicketStore>,
+    redis: Option<Arc<Redis>>,
+}
+
+impl Links {
+    fn new(config: &Config, intake: &Intake, metrics: &Metrics) -> Result<Self, String> {
+        let arrivals = intake.delivery.clone();
+        Ok(match config.backplane.kind {
+            BackplaneKind::Memory => {
+                let memory = Arc::new(Memory::new(arrivals));
+                Self {
+                    backplane: memory.clone(),
+                    leases: memory,
+                    store: Arc::new(MemoryTickets::new(config.tickets.max_pending)),
+                    redis: None,
+                }
+            }
+            BackplaneKind::Redis => {
+                let links = metrics.backplane.clone();
+                let redis = Redis::new(&config.backplane, intake.incarnation, links, arrivals)?;
+                let redis = Arc::new(redis);
+                Self {
+                    backplane: redis.clone(),
+                    leases: redis.clone(),
+                    store: Arc::new(RedisTickets::new(redis.clone(), metrics.clone())),
+                    redis: Some(redis),
+                }
+            }
+        })
+    }
+}
+
 /// A running node.
 pub struct Node {
     /// What it bound.
@@ -53,6 +90,8 @@ pub struct Node {
     service: JoinHandle<()>,
     admins: Vec<JoinHandle<()>>,
     shards: ShardThreads,
+    links: Links,
+    tasks: JoinSet<()>,
 }
 
 impl Node {
@@ -74,9 +113,9 @@ impl Node {
             namespaces,
             metrics: metrics.clone(),
         };
-        let (hub, seats) = Hub::new(parts, |arrivals| {
-            Arc::new(Memory::new(arrivals)) as Arc<dyn Backplane>
-        });
+        let intake = Intake::new(&config.hub, &metrics);
+        let links = Links::new(&config, &intake, &metrics)?;
+        let (hub, seats, answering) = Hub::new(parts, intake, links.backplane.clone());
         let (public, listeners) = bind_public(config.public.listen, seats.len())?;
         let service_socket = bind("service", config.service.listen).await?;
         let admin_socket = bind("admin", config.admin.listen).await?;
@@ -91,7 +130,7 @@ impl Node {
             admin: address(&admin_socket)?,
             probe: probe_socket.as_ref().map(address).transpose()?,
         };
-        let tickets = Arc::new(Tickets::in_memory(&config.tickets)?);
+        let tickets = Arc::new(Tickets::new(&config.tickets, links.store.clone())?);
         let jwt = config.jwt.as_ref().map(JwtVerifier::new).transpose()?;
         let dev_url = || (mode == Mode::Dev).then(|| format!("ws://{public}/ws"));
         let url = config.public.url.clone().or_else(dev_url);
@@ -103,7 +142,7 @@ impl Node {
             url: url.clone(),
             metrics: metrics.clone(),
         });
-        let health = Arc::new(Health::default());
+        let health = Arc::new(Health::new(links.backplane.clone()));
         let routes = service::routes(
             api,
             health.phases(),
@@ -124,6 +163,16 @@ impl Node {
             door.connection(shard, stream, peer);
         })
         .map_err(|e| format!("a shard's thread could not be started: {e}"))?;
+        if let Some(redis) = &links.redis {
+            redis.wait_until_whole().await;
+        }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(answering);
+        tasks.spawn(hold_lease(
+            links.leases.clone(),
+            hub.clone(),
+            health.clone(),
+        ));
         let mut phases = health.phases();
         let closing = async move { phases.reached(Phase::Closing).await };
         let service = tokio::spawn(service::serve(service_socket, routes, closing));
@@ -159,6 +208,8 @@ impl Node {
             service,
             admins,
             shards,
+            links,
+            tasks,
         })
     }
 
@@ -180,7 +231,7 @@ impl Node {
     /// Leaves: readiness goes red; all doors accept for `deregister_delay`; listeners close and calls in flight finish;
     /// over `spread` the sessions are closed with 1012; who has not gone `grace` later is dropped. Without sessions it
     /// leaves at once. When `now` comes, sessions are closed at once and calls in flight have [`HURRIED_CALLS`].
-    pub async fn leave(self, now: impl Future<Output = ()>) {
+    pub async fn leave(mut self, now: impl Future<Output = ()>) {
         self.health.enter(Phase::Draining);
         tracing::info!(connections = self.connections(), "draining");
         tokio::pin!(now);
@@ -211,6 +262,12 @@ impl Node {
         self.hub.router.end().await;
         let shards = self.shards;
         let _ = tokio::task::spawn_blocking(move || shards.join()).await;
+        self.tasks.shutdown().await;
+        let incarnation = format!("{:012x}", self.hub.incarnation);
+        let released = self.links.leases.release(incarnation);
+        // A backplane that is away lets the lease lapse.
+        let _ = tokio::time::timeout(Duration::from_secs(1), released).await;
+        self.links.backplane.close().await;
         self.stop_admin.send_replace(true);
         for admin in self.admins {
             let _ = admin.await;
@@ -233,6 +290,34 @@ async fn finish(mut door: JoinHandle<()>, most: impl Future<Output = ()>) {
         () = most => {
             door.abort();
             let _ = door.await;
+        }
+    }
+}
+
+/// Renews the node's lease as long as it runs.
+async fn hold_lease(leases: Arc<dyn Leases>, hub: Arc<Hub>, health: Arc<Health>) {
+    let since = unix_millis();
+    let mut ticks = tokio::time::interval(NodeLease::RENEWAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut phases = health.phases();
+    let mut told = Phase::Serving;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // Told at once: others stop sending clients here.
+            () = phases.reached(Phase::Draining), if told < Phase::Draining => told = Phase::Draining,
+        }
+        let lease = NodeLease {
+            node: hub.node.to_string(),
+            incarnation: format!("{:012x}", hub.incarnation),
+            version: env!("CARGO_PKG_VERSION").into(),
+            connections: hub.admission.connections() as u64,
+            load: hub.load(),
+            since,
+            draining: health.phase() >= Phase::Draining,
+        };
+        if let Err(problem) = leases.renew(lease).await {
+            tracing::debug!(%problem, "the node's lease was not renewed");
         }
     }
 }

@@ -1,4 +1,8 @@
+use std::sync::Arc;
+
 use tokio::sync::watch;
+
+use crate::backplane::Backplane;
 
 /// Where a node is in its life, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,41 +18,51 @@ pub enum Phase {
 }
 
 /// What probes are told, and what doors wait for: the one place that knows the node's phase.
-#[derive(Debug)]
-pub struct Health(watch::Sender<Phase>);
-
-impl Default for Health {
-    fn default() -> Self {
-        Self(watch::Sender::new(Phase::Starting))
-    }
+pub struct Health {
+    phase: watch::Sender<Phase>,
+    backplane: Arc<dyn Backplane>,
 }
 
 impl Health {
+    /// That of a node that starts, and hangs on this backplane.
+    pub fn new(backplane: Arc<dyn Backplane>) -> Self {
+        Self {
+            phase: watch::Sender::new(Phase::Starting),
+            backplane,
+        }
+    }
+
     /// The node enters a phase.
     pub fn enter(&self, phase: Phase) {
-        self.0.send_replace(phase);
+        self.phase.send_replace(phase);
+    }
+
+    /// The phase that it is in.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
     }
 
     /// For those who wait for a phase.
     pub fn phases(&self) -> Phases {
-        Phases(self.0.subscribe())
+        Phases(self.phase.subscribe())
     }
 
     /// Why this node should get no new connections of clients. Empty = it should.
-    pub fn reasons(&self) -> Vec<&'static str> {
-        match *self.0.borrow() {
-            Phase::Starting => vec!["starting"],
-            Phase::Serving => Vec::new(),
-            Phase::Draining | Phase::Closing => vec!["draining"],
+    pub fn reasons(&self) -> Vec<String> {
+        match self.phase() {
+            Phase::Starting => vec!["starting".into()],
+            Phase::Serving => self.backplane.ailments(),
+            Phase::Draining | Phase::Closing => vec!["draining".into()],
         }
     }
 
     /// Why services should not call this node. A node that drains is still called: it answers as long as it accepts.
-    pub fn service_reasons(&self) -> Vec<&'static str> {
-        match *self.0.borrow() {
-            Phase::Starting => vec!["starting"],
+    pub fn service_reasons(&self) -> Vec<String> {
+        match self.phase() {
+            Phase::Starting => vec!["starting".into()],
+            // Without a backplane too: it is green to refuse honestly.
             Phase::Serving | Phase::Draining => Vec::new(),
-            Phase::Closing => vec!["closed"],
+            Phase::Closing => vec!["closed".into()],
         }
     }
 }

@@ -90,7 +90,7 @@ impl Session {
     pub(super) fn channels(&self) -> impl Iterator<Item = &ChannelName> {
         self.subscriptions.iter().filter_map(|s| match &s.address {
             Address::Channel(channel) => Some(channel),
-            Address::User(_) | Address::Everyone => None,
+            Address::User(_) | Address::Everyone | Address::Node(_) => None,
         })
     }
 

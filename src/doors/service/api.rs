@@ -7,8 +7,10 @@ use tokio::time::Instant;
 use super::error::{ApiError, Code};
 use super::keys::{ApiKey, ApiKeys};
 use crate::doors::config::Scope;
-use crate::hub::{ACCEPT_TIMEOUT, Accepted, Applied, ConnectionInfo, Limits, Router, Sessions};
-use crate::model::{Address, Body, ChannelName, Class, ConnectionId, UserId};
+use crate::hub::{ACCEPT_TIMEOUT, Accepted, Applied, Limits, Router};
+use crate::model::{
+    Address, Body, ChannelName, Class, ConnectionId, ConnectionInfo, Sessions, UserId,
+};
 use crate::telemetry::{Call, Metrics};
 use crate::tickets::{GrantFields, IssueRequest, Issued, Tickets};
 
@@ -260,7 +262,7 @@ impl Api {
         user: &str,
     ) -> Result<(Vec<ConnectionInfo>, u32), ApiError> {
         let user = UserId::parse(user).map_err(|e| ApiError::invalid("user_id", e))?;
-        Ok(self.router.where_is(user).await)
+        Ok(self.router.where_is(user).await?)
     }
 
     pub(super) async fn disconnect(

@@ -14,7 +14,7 @@ use super::keys::ApiKey;
 use crate::doors::config::Scope;
 use crate::fleet::Phases;
 use crate::hub::{self, Accepted};
-use crate::model::Class;
+use crate::model::{Class, ConnectionInfo};
 use crate::proto::tidings::v1 as pb;
 use crate::tickets::GrantFields;
 
@@ -252,7 +252,7 @@ impl pb::connections_server::Connections for Grpc {
         let headers = metadata.into_headers();
         let run = async |_: &ApiKey| self.api.where_is(&request.user_id).await;
         let (connections, unknown) = self.api.call("WhereIs", Scope::Read, &headers, run).await?;
-        let connection = |info: hub::ConnectionInfo| pb::Connection {
+        let connection = |info: ConnectionInfo| pb::Connection {
             node: info.node.to_string(),
             connection: info.connection.to_string(),
             device: info.device.map(|d| d.to_string()).unwrap_or_default(),

@@ -22,7 +22,7 @@ use super::error::{ApiError, Code, problem};
 use super::keys::ApiKey;
 use crate::doors::config::Scope;
 use crate::hub::{self, Accepted, Applied};
-use crate::model::{ChannelName, DeviceName, units};
+use crate::model::{ChannelName, ConnectionInfo, DeviceName, units};
 use crate::tickets::GrantFields;
 
 /// The JSON side of the service door.
@@ -252,8 +252,8 @@ struct Connection {
     claims: Option<Box<RawValue>>,
 }
 
-impl From<hub::ConnectionInfo> for Connection {
-    fn from(info: hub::ConnectionInfo) -> Self {
+impl From<ConnectionInfo> for Connection {
+    fn from(info: ConnectionInfo) -> Self {
         let connected_at = info.connected_at.duration_since(UNIX_EPOCH);
         let claims = info.claims.map(|text| text.to_string());
         Self {
