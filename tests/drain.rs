@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use tidings::proto::tidings::v1 as pb;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -167,4 +168,50 @@ async fn a_second_signal_cuts_calls_in_flight() {
     )
     .await
     .expect("long before the call's own end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_pushes_goes_on_in_a_drain_and_ends_when_the_door_closes() {
+    let mut node = node_with(|c| {
+        c.drain.deregister_delay = Duration::from_millis(2500);
+        c.drain.spread = Duration::from_millis(300);
+    })
+    .await;
+    let (_socket, _) = node.join("42", "").await;
+    let endpoint = Channel::from_shared(format!("http://{}", node.at.service)).expect("a URL");
+    let channel = endpoint.connect().await.expect("connected");
+    let (items, sent) = tokio::sync::mpsc::channel(1);
+    let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(sent));
+    let key = format!("Bearer {KEY}").parse().expect("a value");
+    request.metadata_mut().insert("authorization", key);
+    let mut client = pb::notification_client::NotificationClient::new(channel);
+    let stream = client.push_notifications(request).await;
+    let mut results = stream.expect("a stream").into_inner();
+    let leaving = node.node.take().expect("it runs");
+    let leaving = tokio::spawn(leaving.leave(std::future::pending()));
+    until("readiness is red", async || {
+        probe(&node, "/readyz").await == Some(503)
+    })
+    .await;
+    let push = pb::PushRequest {
+        user_id: "42".into(),
+        body: Some(pb::push_request::Body::Message("late".into())),
+        ..Default::default()
+    };
+    let item = pb::PushItem {
+        r#ref: "late".into(),
+        push: Some(push),
+    };
+    items.send(item).await.expect("the stream is open");
+    let answer = results
+        .message()
+        .await
+        .expect("no error")
+        .expect("a result");
+    assert!(
+        matches!(answer.result, Some(pb::push_result::Result::Response(_))),
+        "{answer:?}"
+    );
+    assert!(results.message().await.expect("no error").is_none());
+    leaving.await.expect("it left");
 }

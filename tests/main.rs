@@ -9,6 +9,7 @@ mod delivery;
 mod drain;
 mod layers;
 mod limits;
+mod openapi;
 mod secrets;
 mod service;
 mod support;

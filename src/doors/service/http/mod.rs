@@ -25,6 +25,10 @@ use crate::hub::{self, Accepted, Applied};
 use crate::model::{ChannelName, ConnectionInfo, DeviceName, units};
 use crate::tickets::GrantFields;
 
+/// What the routes below take and answer, for programs. `tests/openapi.rs` holds it against them.
+const OPENAPI: &str = include_str!("openapi.json");
+const JSON: (http::HeaderName, &str) = (http::header::CONTENT_TYPE, "application/json");
+
 /// The JSON side of the service door.
 pub(super) fn routes(api: Arc<Api>) -> Router {
     Router::new()
@@ -40,6 +44,7 @@ pub(super) fn routes(api: Arc<Api>) -> Router {
         .route("/v1/history", get(history))
         .route("/v1/explain", get(explain))
         .route("/v1/nodes", get(nodes))
+        .route("/openapi.json", get(async || ([JSON], OPENAPI)))
         .fallback(async || {
             let error = ApiError::new(
                 Code::NotFound,
