@@ -7,22 +7,26 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
-use crate::backplane::{Backplane, Memory};
+use crate::backplane::redis::Redis;
+use crate::backplane::{Backplane, BackplaneKind, Leases, Memory, NodeLease};
 use crate::config::{Config, Mode};
 use crate::doors::config::DEVELOPMENT_KEY;
 use crate::doors::public::{Playground, Public};
 use crate::doors::service::{Api, ApiKeys};
 use crate::doors::{admin, service};
 use crate::fleet::{DrainConfig, Health, Phase};
-use crate::hub::{Hub, HubParts, Namespaces, ShardThreads};
-use crate::model::{NodeId, Secret};
+use crate::hub::{Hub, HubParts, Intake, Namespaces, ShardThreads};
+use crate::model::{NodeId, Secret, unix_millis};
 use crate::telemetry::Metrics;
-use crate::tickets::{JwtVerifier, Tickets};
+use crate::tickets::{JwtVerifier, MemoryTickets, RedisTickets, TicketStore, Tickets};
 
 /// Connections that may wait to be accepted, per socket.
 const BACKLOG: i32 = 4096;
+
+/// How long calls in flight have once the node was told to leave now.
+const HURRIED_CALLS: Duration = Duration::from_secs(1);
 
 /// What a node bound.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +41,42 @@ pub struct Addresses {
     pub probe: Option<SocketAddr>,
 }
 
+/// What a node is linked by, and what is kept there.
+struct Links {
+    backplane: Arc<dyn Backplane>,
+    leases: Arc<dyn Leases>,
+    store: Arc<dyn TicketStore>,
+    redis: Option<Arc<Redis>>,
+}
+
+impl Links {
+    fn new(config: &Config, intake: &Intake, metrics: &Metrics) -> Result<Self, String> {
+        let arrivals = intake.delivery.clone();
+        Ok(match config.backplane.kind {
+            BackplaneKind::Memory => {
+                let memory = Arc::new(Memory::new(arrivals));
+                Self {
+                    backplane: memory.clone(),
+                    leases: memory,
+                    store: Arc::new(MemoryTickets::new(config.tickets.max_pending)),
+                    redis: None,
+                }
+            }
+            BackplaneKind::Redis => {
+                let links = metrics.backplane.clone();
+                let redis = Redis::new(&config.backplane, intake.incarnation, links, arrivals)?;
+                let redis = Arc::new(redis);
+                Self {
+                    backplane: redis.clone(),
+                    leases: redis.clone(),
+                    store: Arc::new(RedisTickets::new(redis.clone(), metrics.clone())),
+                    redis: Some(redis),
+                }
+            }
+        })
+    }
+}
+
 /// A running node.
 pub struct Node {
     /// What it bound.
@@ -46,12 +86,12 @@ pub struct Node {
     hub: Arc<Hub>,
     health: Arc<Health>,
     drain: DrainConfig,
-    draining: watch::Sender<bool>,
-    stop_service: watch::Sender<bool>,
     stop_admin: watch::Sender<bool>,
     service: JoinHandle<()>,
     admins: Vec<JoinHandle<()>>,
     shards: ShardThreads,
+    links: Links,
+    tasks: JoinSet<()>,
 }
 
 impl Node {
@@ -73,9 +113,9 @@ impl Node {
             namespaces,
             metrics: metrics.clone(),
         };
-        let (hub, seats) = Hub::new(parts, |arrivals| {
-            Arc::new(Memory::new(arrivals)) as Arc<dyn Backplane>
-        });
+        let intake = Intake::new(&config.hub, &metrics);
+        let links = Links::new(&config, &intake, &metrics)?;
+        let (hub, seats, answering) = Hub::new(parts, intake, links.backplane.clone());
         let (public, listeners) = bind_public(config.public.listen, seats.len())?;
         let service_socket = bind("service", config.service.listen).await?;
         let admin_socket = bind("admin", config.admin.listen).await?;
@@ -90,7 +130,7 @@ impl Node {
             admin: address(&admin_socket)?,
             probe: probe_socket.as_ref().map(address).transpose()?,
         };
-        let tickets = Arc::new(Tickets::in_memory(&config.tickets)?);
+        let tickets = Arc::new(Tickets::new(&config.tickets, links.store.clone())?);
         let jwt = config.jwt.as_ref().map(JwtVerifier::new).transpose()?;
         let dev_url = || (mode == Mode::Dev).then(|| format!("ws://{public}/ws"));
         let url = config.public.url.clone().or_else(dev_url);
@@ -102,10 +142,10 @@ impl Node {
             url: url.clone(),
             metrics: metrics.clone(),
         });
-        let draining = watch::Sender::new(false);
+        let health = Arc::new(Health::new(links.backplane.clone()));
         let routes = service::routes(
             api,
-            draining.subscribe(),
+            health.phases(),
             config.service.stream_window,
             config.service.reflection,
         )
@@ -123,9 +163,20 @@ impl Node {
             door.connection(shard, stream, peer);
         })
         .map_err(|e| format!("a shard's thread could not be started: {e}"))?;
-        let health = Arc::new(Health::default());
-        let (stop_service, stop_admin) = (watch::Sender::new(false), watch::Sender::new(false));
-        let service = tokio::spawn(service::serve(service_socket, routes, told(&stop_service)));
+        if let Some(redis) = &links.redis {
+            redis.wait_until_whole().await;
+        }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(answering);
+        tasks.spawn(hold_lease(
+            links.leases.clone(),
+            hub.clone(),
+            health.clone(),
+        ));
+        let mut phases = health.phases();
+        let closing = async move { phases.reached(Phase::Closing).await };
+        let service = tokio::spawn(service::serve(service_socket, routes, closing));
+        let stop_admin = watch::Sender::new(false);
         let keys = match addresses.admin.ip().is_loopback() {
             true => None,
             false => Some(Arc::new(ApiKeys::new(&config.api_keys)?)),
@@ -153,12 +204,12 @@ impl Node {
             hub,
             health,
             drain: config.drain,
-            draining,
-            stop_service,
             stop_admin,
             service,
             admins,
             shards,
+            links,
+            tasks,
         })
     }
 
@@ -179,44 +230,94 @@ impl Node {
 
     /// Leaves: readiness goes red; all doors accept for `deregister_delay`; listeners close and calls in flight finish;
     /// over `spread` the sessions are closed with 1012; who has not gone `grace` later is dropped. Without sessions it
-    /// leaves at once, and when `now` comes.
-    pub async fn leave(self, now: impl Future<Output = ()>) {
+    /// leaves at once. When `now` comes, sessions are closed at once and calls in flight have [`HURRIED_CALLS`].
+    pub async fn leave(mut self, now: impl Future<Output = ()>) {
         self.health.enter(Phase::Draining);
         tracing::info!(connections = self.connections(), "draining");
         tokio::pin!(now);
-        let hurried = tokio::select! {
-            () = self.wait_until_empty(self.drain.deregister_delay) => false,
+        let mut hurried = tokio::select! {
+            () = wait_until_empty(&self.hub, self.drain.deregister_delay) => false,
             () = &mut now => true,
         };
-        self.draining.send_replace(true);
         self.hub.router.stop_accepting().await;
-        self.stop_service.send_replace(true);
+        self.health.enter(Phase::Closing);
         let total = self.drain.spread + self.drain.grace;
         if !hurried {
             self.hub.router.drain(self.drain.spread).await;
             tokio::select! {
-                () = self.wait_until_empty(total) => {}
-                () = &mut now => {}
+                () = wait_until_empty(&self.hub, total) => {}
+                () = &mut now => hurried = true,
             }
         }
         self.hub.router.close_all().await;
-        // Close frames get a moment to be answered.
-        self.wait_until_empty(Duration::from_secs(1)).await;
-        let _ = self.service.await;
+        let hurry = async {
+            if !hurried {
+                now.await;
+            }
+            tokio::time::sleep(HURRIED_CALLS).await;
+        };
+        // Close frames get a moment to be answered, while calls in flight finish.
+        let goodbyes = wait_until_empty(&self.hub, Duration::from_secs(1));
+        tokio::join!(finish(self.service, hurry), goodbyes);
         self.hub.router.end().await;
         let shards = self.shards;
         let _ = tokio::task::spawn_blocking(move || shards.join()).await;
+        self.tasks.shutdown().await;
+        let incarnation = format!("{:012x}", self.hub.incarnation);
+        let released = self.links.leases.release(incarnation);
+        // A backplane that is away lets the lease lapse.
+        let _ = tokio::time::timeout(Duration::from_secs(1), released).await;
+        self.links.backplane.close().await;
         self.stop_admin.send_replace(true);
         for admin in self.admins {
             let _ = admin.await;
         }
         tracing::info!("left");
     }
+}
 
-    async fn wait_until_empty(&self, most: Duration) {
-        let deadline = Instant::now() + most;
-        while self.connections() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+async fn wait_until_empty(hub: &Hub, most: Duration) {
+    let deadline = Instant::now() + most;
+    while hub.admission.connections() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits for a door's end, and ends it at `most`, calls in flight included.
+async fn finish(mut door: JoinHandle<()>, most: impl Future<Output = ()>) {
+    tokio::select! {
+        _ = &mut door => {}
+        () = most => {
+            door.abort();
+            let _ = door.await;
+        }
+    }
+}
+
+/// Renews the node's lease as long as it runs.
+async fn hold_lease(leases: Arc<dyn Leases>, hub: Arc<Hub>, health: Arc<Health>) {
+    let since = unix_millis();
+    let mut ticks = tokio::time::interval(NodeLease::RENEWAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut phases = health.phases();
+    let mut told = Phase::Serving;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // Told at once: others stop sending clients here.
+            () = phases.reached(Phase::Draining), if told < Phase::Draining => told = Phase::Draining,
+        }
+        let lease = NodeLease {
+            node: hub.node.to_string(),
+            incarnation: format!("{:012x}", hub.incarnation),
+            version: env!("CARGO_PKG_VERSION").into(),
+            connections: hub.admission.connections() as u64,
+            load: hub.load(),
+            since,
+            draining: health.phase() >= Phase::Draining,
+        };
+        if let Err(problem) = leases.renew(lease).await {
+            tracing::debug!(%problem, "the node's lease was not renewed");
         }
     }
 }

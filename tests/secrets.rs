@@ -113,7 +113,8 @@ async fn no_ticket_and_no_key_is_ever_logged() {
     .expect("answered");
     socket.send(Message::text("garbage")).await.expect("sent");
     next(&mut socket).await;
-    post(KEY.into(), "/v1/disconnect", json!({"user_id": "42"}))
+    let disconnect = json!({"user_id": "42", "reason": "logged out"});
+    post(KEY.into(), "/v1/disconnect", disconnect)
         .await
         .expect("answered");
     let pid = rustix::process::Pid::from_raw(child.id().expect("it runs") as i32).expect("a pid");
@@ -128,6 +129,13 @@ async fn no_ticket_and_no_key_is_ever_logged() {
         log.contains("refused a handshake") && log.contains("a call was refused"),
         "{log}"
     );
+    let audit = log
+        .lines()
+        .find(|line| line.contains("a service disconnected connections"))
+        .expect("an audit line");
+    for part in ["user:42", "logged out", "development"] {
+        assert!(audit.contains(part), "{audit}");
+    }
     for secret in secrets {
         assert!(!log.contains(&secret), "logged: {secret}");
     }

@@ -5,7 +5,7 @@ use tidings::proto::tidings::v1 as pb;
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::support::{KEY, TestNode, next, node, node_with};
+use crate::support::{KEY, TestNode, connect, next, node, node_with};
 
 async fn channel(node: &TestNode) -> Channel {
     let endpoint = Channel::from_shared(format!("http://{}", node.at.service)).expect("a URL");
@@ -94,6 +94,11 @@ async fn a_stream_of_pushes_keeps_each_users_order_and_answers_every_item() {
                     (n % 5, error.code),
                     (4, tonic::Code::InvalidArgument as i32)
                 );
+                assert_eq!(error.details.len(), 2, "{error:?}");
+                assert_eq!(
+                    error.details[1].type_url,
+                    "type.googleapis.com/google.rpc.BadRequest"
+                );
                 bad += 1;
             }
         }
@@ -102,6 +107,53 @@ async fn a_stream_of_pushes_keeps_each_users_order_and_answers_every_item() {
     for n in (0..500).filter(|n| n % 5 != 4) {
         assert_eq!(next(&mut socket).await["data"], n);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_see_the_claims_of_a_ticket() {
+    let node = node().await;
+    // Byte for byte: no number is rounded, no key moves.
+    let claims = r#"{"z":12345678901234567890123,"a":"x"}"#;
+    let body = format!(r#"{{"user_id":"42","claims":{claims}}}"#);
+    let url = format!("http://{}/v1/tickets", node.at.service);
+    let request = node.http.post(url).bearer_auth(KEY);
+    let request = request.header("content-type", "application/json");
+    let answer = request.body(body).send().await;
+    let answer = answer.expect("answered").text().await.expect("text");
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    let ticket = answer["ticket"].as_str().expect("a ticket");
+    let url = format!("ws://{}/ws?ticket={ticket}", node.at.public);
+    let mut socket = connect(&url).await.expect("an upgrade");
+    next(&mut socket).await;
+    let _plain = node.join("42", "").await;
+    let url = format!("http://{}/v1/users/42/connections", node.at.service);
+    let answer = node.http.get(url).bearer_auth(KEY).send().await;
+    let answer = answer.expect("answered").text().await.expect("text");
+    assert!(
+        answer.contains(&format!(r#""claims":{claims}"#)),
+        "{answer}"
+    );
+    assert_eq!(answer.matches("claims").count(), 1, "{answer}");
+    let mut connections = pb::connections_client::ConnectionsClient::new(channel(&node).await);
+    let request = pb::WhereIsRequest {
+        user_id: "42".into(),
+    };
+    let found = connections.where_is(with_key(request)).await;
+    let found = found.expect("answered").into_inner().connections;
+    let shown: Vec<_> = found.iter().map(|c| c.claims.as_str()).collect();
+    assert!(shown.contains(&claims) && shown.contains(&""), "{shown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_stream_is_counted_like_any_call() {
+    let node = node().await;
+    let mut client = pb::notification_client::NotificationClient::new(channel(&node).await);
+    let refused = client.push_notifications(tokio_stream::iter([])).await;
+    let status = refused.expect_err("no key");
+    assert_eq!(status.code(), tonic::Code::Unauthenticated);
+    let counted = r#"tidings_calls_total{method="PushNotifications",code="UNAUTHENTICATED"} 1"#;
+    let metrics = node.metrics().await;
+    assert!(metrics.contains(counted), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -54,7 +54,7 @@ func push(client tidings.NotificationClient, user string, what event) (*tidings.
 	if err != nil {
 		return nil, err
 	}
-	// The deadline also tells the node how long it may try: it answers before.
+	// The deadline also tells the node how long it may try: it answers 50 ms before.
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	key := env("TIDINGS_API_KEY", "dev-key-not-for-production")

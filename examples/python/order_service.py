@@ -20,7 +20,7 @@ def push(stub, user, event):
     """Tells `user` about `event`; the answer says what became of it."""
     key = os.environ.get("TIDINGS_API_KEY", "dev-key-not-for-production")
     request = tidings_pb2.PushRequest(user_id=user, json=json.dumps(event, separators=(",", ":")))
-    # The deadline also tells the node how long it may try: it answers before.
+    # The deadline also tells the node how long it may try: it answers 50 ms before.
     return stub.PushNotification(request, timeout=5, metadata=[("authorization", f"Bearer {key}")])
 
 

@@ -1,25 +1,43 @@
 use std::sync::Arc;
 
-use super::{Arrivals, Backplane, Later, PublishError};
-use crate::model::{Address, Message};
+use tokio::time::Instant;
+
+use super::lease::OneLease;
+use super::{Arrivals, Backplane, Envelope, Here, Later, PublishError, Published};
+use crate::model::Address;
 
 /// The backplane of one node alone: what is published arrives by a function call.
 pub struct Memory {
     arrivals: Arc<dyn Arrivals>,
+    pub(super) lease: OneLease,
 }
 
 impl Memory {
     /// A backplane whose only node is the one behind `arrivals`.
     pub fn new(arrivals: Arc<dyn Arrivals>) -> Self {
-        Self { arrivals }
+        Self {
+            arrivals,
+            lease: OneLease::default(),
+        }
     }
 }
 
 impl Backplane for Memory {
-    fn publish(&self, message: Message) -> Later<'_, Result<u32, PublishError>> {
+    fn publish(
+        &self,
+        _: Address,
+        envelope: Envelope,
+        deadline: Instant,
+    ) -> Later<'_, Result<Published, PublishError>> {
         Box::pin(async move {
-            self.arrivals.arrive(message).await;
-            Ok(0)
+            // Cut off while it waits for room, which comes before it enters any queue.
+            tokio::time::timeout_at(deadline, self.arrivals.arrive(envelope))
+                .await
+                .map_err(|_| PublishError::Busy)?;
+            Ok(Published {
+                listeners: 1,
+                here: Here::Listens,
+            })
         })
     }
 
@@ -28,4 +46,12 @@ impl Backplane for Memory {
     }
 
     fn unlisten(&self, _: &Address) {}
+
+    fn ailments(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn close(&self) -> Later<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }

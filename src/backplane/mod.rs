@@ -2,53 +2,73 @@
 //! every envelope, a node's own included, comes back through [`Arrivals`] before it is delivered, so that each address
 //! has one order. This room knows messages and addresses, never a session.
 
+mod config;
+mod envelope;
+mod lease;
 mod memory;
+pub mod redis;
 
 use std::future::Future;
 use std::pin::Pin;
 
-use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
-use crate::model::{Address, Message};
+use crate::model::Address;
 
+pub use config::{BackplaneConfig, BackplaneKind, BackplaneUrl};
+pub use envelope::{Answer, Envelope, EnvelopeError, Question, Sealer};
+pub use lease::{Leases, NodeLease};
 pub use memory::Memory;
 
 /// A boxed future, so that a backplane can be chosen at start.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// `[backplane]`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct BackplaneConfig {
-    /// What links the nodes.
-    pub kind: BackplaneKind,
+/// What became of a published envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// How many nodes listened, this one included if it did. A hint: it counts who lingers, who is frozen, and who only
+    /// looks on.
+    pub listeners: u32,
+    /// Whether this node was one of them.
+    pub here: Here,
 }
 
-/// The kinds of backplane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BackplaneKind {
-    /// Within this process: one node alone.
-    #[default]
-    Memory,
+/// Whether a node gets its own envelope back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Here {
+    /// It listened: the envelope comes.
+    Listens,
+    /// It did not listen.
+    Silent,
+    /// It began or ceased to listen meanwhile: it may come.
+    Changing,
+    /// It follows the address, but its link is not whole: it does not come, or much later.
+    Away,
 }
 
-/// Why a message was not published.
+/// Why an envelope was not published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PublishError {
     /// It is certain that nobody got it.
     Unavailable(String),
+    /// This node is too busy: there was no room within the deadline, and nobody got it.
+    Busy,
     /// It may or may not have got through.
     Unknown(String),
 }
 
 /// What links nodes: what a router asks of it.
 pub trait Backplane: Send + Sync + 'static {
-    /// Publishes one message to its target, once. Answers how many *other* nodes listen: a hint.
+    /// Publishes one envelope to an address, once, and answers by the deadline.
     ///
     /// # Errors
     /// Whether it certainly did not leave, or may have.
-    fn publish(&self, message: Message) -> Later<'_, Result<u32, PublishError>>;
+    fn publish(
+        &self,
+        to: Address,
+        envelope: Envelope,
+        deadline: Instant,
+    ) -> Later<'_, Result<Published, PublishError>>;
 
     /// Makes this node listen to an address. Resolves when whatever is published from then on arrives here; idempotent.
     ///
@@ -58,10 +78,16 @@ pub trait Backplane: Send + Sync + 'static {
 
     /// Ends that. Messages may go on arriving for a while.
     fn unlisten(&self, address: &Address);
+
+    /// Why this node should get no new connections, as far as the backplane is the reason.
+    fn ailments(&self) -> Vec<String>;
+
+    /// Ends its tasks. What is published from then on is refused.
+    fn close(&self) -> Later<'_, ()>;
 }
 
 /// Where what comes out of a backplane goes: the node's own delivery.
 pub trait Arrivals: Send + Sync + 'static {
-    /// Takes one message for the sessions of this node; waits while their queues are full.
-    fn arrive(&self, message: Message) -> Later<'_, ()>;
+    /// Takes one envelope for this node; waits while its queues are full.
+    fn arrive(&self, envelope: Envelope) -> Later<'_, ()>;
 }

@@ -17,6 +17,7 @@ impl Config {
     pub fn check(&self, mode: Mode) -> Result<(), String> {
         let mut problems: Vec<String> = self.broken_limits().map(String::from).collect();
         problems.extend(self.too_long());
+        problems.extend(self.backplane.check().err());
         problems.extend(self.tickets.check().err());
         problems.extend(self.jwt.as_ref().and_then(|jwt| jwt.check().err()));
         problems.extend(self.check_names());

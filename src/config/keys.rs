@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use toml::{Table, Value};
 
 use super::{Config, NodeConfig};
+use crate::backplane::{BackplaneConfig, BackplaneUrl};
 use crate::doors::config::{ApiKeyConfig, ProbeConfig, PublicConfig, Scope};
 use crate::hub::{Namespace, PublishRule, SubscribeRule};
 use crate::model::{ChannelName, Secret};
@@ -104,7 +106,12 @@ fn filled() -> Config {
         }],
         service: Default::default(),
         admin: Default::default(),
-        backplane: Default::default(),
+        backplane: BackplaneConfig {
+            url: Some(BackplaneUrl::new("redis://127.0.0.1:6379")),
+            secret: Some(Secret::new("")),
+            ca_file: Some(PathBuf::from("x")),
+            ..BackplaneConfig::default()
+        },
         tickets: Default::default(),
         inbox: Default::default(),
         heartbeat: Default::default(),
@@ -159,8 +166,6 @@ mod tests {
             ("namespace", Some("namespaces")),
             ("server.listen", Some("service.listen")),
             ("limits.shards", None),
-            ("backplane.url", None),
-            ("backplane.secret", None),
             ("sources", None),
             ("", None),
         ];

@@ -45,12 +45,8 @@ fn a_wrong_file_is_told_with_line_key_and_fix() {
             "tidings.toml:4: unknown key `probe.listn`; did you mean `probe.listen`?",
         ),
         (
-            "[backplane]\nkind = \"memory\"\nurl = \"redis://127.0.0.1\"\n",
-            "tidings.toml:3: unknown key `backplane.url`; [backplane] has kind",
-        ),
-        (
-            "[backplane]\nkind = \"redis\"\n",
-            "tidings.toml:2: `backplane.kind`: `redis` is not there: this version has `memory` alone",
+            "[backplane]\nkind = \"nats\"\n",
+            "tidings.toml:2: `backplane.kind`: `nats` is not there: this version has `memory` or `redis` alone",
         ),
         (
             "[log]\nlevel = \"loud\"\n",

@@ -57,8 +57,7 @@ pub fn routes(health: Arc<Health>, metrics: Metrics, keys: Option<Arc<ApiKeys>>)
 
 async fn readyz(State(health): State<Arc<Health>>, Query(asked): Query<Asked>) -> Response {
     let reasons = match asked.door.as_deref() {
-        // It stays green to refuse honestly.
-        Some("service") => Vec::new(),
+        Some("service") => health.service_reasons(),
         None | Some("public") => health.reasons(),
         Some(_) => {
             let body = json!({"ready": false, "reasons": ["door must be public or service"]});

@@ -7,6 +7,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 /// How long the headers of a request may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -15,7 +16,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long calls in flight may take after the stop.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves until `stop`; then calls in flight finish, within a bound.
+/// Serves until `stop`; then calls in flight finish, within a bound. Connections end with the future.
 pub(super) async fn serve(
     door: &'static str,
     socket: TcpListener,
@@ -31,10 +32,12 @@ pub(super) async fn serve(
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE);
     let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
     tokio::pin!(stop);
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
             () = &mut stop => break,
         };
         match accepted {
@@ -45,8 +48,7 @@ pub(super) async fn serve(
                     .serve_connection(TokioIo::new(stream), service)
                     .into_owned();
                 let connection = graceful.watch(connection);
-                // Owned by `graceful`, which waits for it.
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     if let Err(error) = connection.await {
                         tracing::debug!(door, error, "a connection ended early");
                     }

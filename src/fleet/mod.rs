@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::units;
 
-pub use health::{Health, Phase};
+pub use health::{Health, Phase, Phases};
 
 /// `[drain]`: how a node leaves.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -5,39 +5,20 @@ use tokio::sync::oneshot;
 
 use super::delivery::Tally;
 use super::encoded::Encoded;
-use super::router::{ConnectionInfo, Sessions};
-use crate::model::{ChannelName, Target, UserId};
+use crate::model::{Ask, Said, Target};
 
 /// What the router asks of a shard, in order.
 pub(super) enum Command {
     /// Put a message into the outboxes of its sessions.
     Deliver(Delivered),
-    /// Who of this user is here?
-    WhereIs {
-        user: UserId,
-        answer: oneshot::Sender<Vec<ConnectionInfo>>,
-    },
-    /// Close sessions; answers how many.
-    Disconnect {
-        sessions: Sessions,
-        reason: Arc<str>,
-        answer: oneshot::Sender<u32>,
+    /// Say or do something about some sessions.
+    Ask {
+        ask: Ask,
+        answer: oneshot::Sender<Said>,
     },
     /// Close one session because its user opened newer ones than the limit allows.
     Replace {
         connection: crate::model::ConnectionId,
-    },
-    /// Grant a channel to sessions and subscribe them; answers how many once the backplane confirmed.
-    Subscribe {
-        sessions: Sessions,
-        channel: ChannelName,
-        answer: oneshot::Sender<u32>,
-    },
-    /// End that; answers how many.
-    Unsubscribe {
-        sessions: Sessions,
-        channel: ChannelName,
-        answer: oneshot::Sender<u32>,
     },
     /// Accept nobody any more.
     StopAccepting,

@@ -1,18 +1,26 @@
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::command::{Command, Delivered};
 use super::encoded::Encoded;
-use crate::backplane::{Arrivals, Later};
-use crate::model::{Address, Message, MessageId, Target, UserId};
+use crate::backplane::{Answer, Arrivals, Envelope, Later, Question};
+use crate::model::{Address, Ask, Message, MessageId, Said, Sessions, Target, UserId};
+use crate::telemetry::BackplaneMetrics;
 
 /// Stripes of the interest map: enough that publishers on many cores seldom meet.
 const STRIPES: usize = 64;
+/// Questions of nodes that may wait for this node's shards.
+const PENDING_MAX: usize = 4096;
+/// Answers to one question that may wait; as many nodes may answer at one moment.
+const ANSWERS_MAX: usize = 256;
+/// Messages delivered past the backplane that are remembered.
+const DIRECT_MAX: usize = 4096;
 
 /// From the backplane to this node's shards: knows which shards follow an address, and gives every shard the messages of
 /// an address in the same order.
@@ -23,9 +31,43 @@ const STRIPES: usize = 64;
 pub struct Delivery {
     stripes: Box<[Mutex<HashMap<Address, Interest>>]>,
     hasher: RandomState,
+    incarnation: u64,
     shards: Box<[mpsc::Sender<Command>]>,
     /// Who waits for the echo of a message of ours.
     echoes: Mutex<HashMap<MessageId, oneshot::Sender<u32>>>,
+    /// Who waits for answers to a question of ours.
+    questions: Mutex<HashMap<u64, mpsc::Sender<Said>>>,
+    /// Questions that the shards were asked.
+    pending: mpsc::Sender<Pending>,
+    /// Messages that were delivered past the backplane.
+    direct: Mutex<Recent>,
+    any_direct: AtomicBool,
+    metrics: BackplaneMetrics,
+}
+
+/// A question that the shards of this node were asked.
+pub(super) struct Pending {
+    pub(super) question: Question,
+    pub(super) waiting: Vec<oneshot::Receiver<Said>>,
+}
+
+/// The latest of some ids.
+#[derive(Default)]
+struct Recent {
+    order: VecDeque<MessageId>,
+    ids: HashSet<MessageId>,
+}
+
+impl Recent {
+    fn add(&mut self, id: MessageId) {
+        if self.order.len() == DIRECT_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        self.order.push_back(id);
+        self.ids.insert(id);
+    }
 }
 
 /// Which shards follow an address, one bit each, and how many sessions of a user there are.
@@ -96,13 +138,25 @@ impl Drop for UserPlaceGuard {
 
 impl Delivery {
     /// For the shards behind these queues; at most 128.
-    pub(super) fn new(shards: Vec<mpsc::Sender<Command>>) -> Self {
-        Self {
+    pub(super) fn new(
+        shards: Vec<mpsc::Sender<Command>>,
+        incarnation: u64,
+        metrics: BackplaneMetrics,
+    ) -> (Self, mpsc::Receiver<Pending>) {
+        let (pending, asked) = mpsc::channel(PENDING_MAX);
+        let delivery = Self {
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             shards: shards.into(),
             echoes: Mutex::default(),
-        }
+            questions: Mutex::default(),
+            pending,
+            direct: Mutex::default(),
+            any_direct: AtomicBool::new(false),
+            metrics,
+            incarnation,
+        };
+        (delivery, asked)
     }
 
     /// The queues of all shards.
@@ -168,6 +222,81 @@ impl Delivery {
         }
     }
 
+    /// Makes a question's id, and waits for its answers.
+    pub(super) fn await_answers(&self) -> AnswersGuard<'_> {
+        let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
+        let id = rand::random();
+        lock(&self.questions).insert(id, sender);
+        AnswersGuard {
+            delivery: self,
+            id,
+            receiver,
+        }
+    }
+
+    /// A node answered.
+    pub(super) fn answered(&self, answer: Answer) {
+        let waiting = lock(&self.questions).get(&answer.to).cloned();
+        if let Some(waiting) = waiting {
+            // No room: so many nodes answered that the rest counts as unknown.
+            let _ = waiting.try_send(answer.said);
+        }
+    }
+
+    /// Asks the shards that have the sessions, in order with the messages.
+    pub(super) async fn ask_shards(&self, ask: &Ask) -> Vec<oneshot::Receiver<Said>> {
+        let shards = match ask {
+            Ask::WhereIs(user)
+            | Ask::Disconnect(Sessions::OfUser(user), _)
+            | Ask::Subscribe(Sessions::OfUser(user), _)
+            | Ask::Unsubscribe(Sessions::OfUser(user), _) => {
+                self.followers(&Address::User(user.clone()))
+            }
+            Ask::Disconnect(Sessions::Connection(id), _)
+            | Ask::Subscribe(Sessions::Connection(id), _)
+            | Ask::Unsubscribe(Sessions::Connection(id), _) => {
+                let shard = usize::from(id.shard);
+                let ours = id.incarnation == self.incarnation && shard < self.shards.len();
+                if ours { vec![shard] } else { Vec::new() }
+            }
+        };
+        let mut waiting = Vec::with_capacity(shards.len());
+        for shard in shards {
+            let (answer, receiver) = oneshot::channel();
+            let ask = ask.clone();
+            // A shard that is gone drops the sender, which whoever waits is told.
+            let _ = self.shards[shard].send(Command::Ask { ask, answer }).await;
+            waiting.push(receiver);
+        }
+        waiting
+    }
+
+    async fn asked(&self, question: Question) {
+        let waiting = self.ask_shards(&question.ask).await;
+        if self
+            .pending
+            .try_send(Pending { question, waiting })
+            .is_err()
+        {
+            self.metrics.lost("questions");
+        }
+    }
+
+    /// Delivers a message past the backplane, and not again should it come through it.
+    pub(super) async fn deliver_directly(&self, message: Message) {
+        lock(&self.direct).add(message.id);
+        self.any_direct.store(true, Ordering::Release);
+        self.enqueue(message).await;
+    }
+
+    /// Delivers a message that came through the backplane.
+    async fn arrived(&self, message: Message) {
+        if self.any_direct.load(Ordering::Acquire) && lock(&self.direct).ids.contains(&message.id) {
+            return;
+        }
+        self.enqueue(message).await;
+    }
+
     /// Puts a message into the queues of its shards, in the order of its address. Waits while one of them is full.
     async fn enqueue(&self, message: Message) {
         let waiting = lock(&self.echoes).remove(&message.id);
@@ -183,6 +312,9 @@ impl Delivery {
                 Target::One(address) => {
                     let stripe = self.stripe(address);
                     let shards = stripe.get(address).map_or(0, |i| i.shards);
+                    if shards != 0 {
+                        self.metrics.wanted(address);
+                    }
                     self.try_enqueue(bits(shards), &target, &encoded, &tally)
                 }
             };
@@ -220,8 +352,47 @@ impl Delivery {
 }
 
 impl Arrivals for Delivery {
-    fn arrive(&self, message: Message) -> Later<'_, ()> {
-        Box::pin(self.enqueue(message))
+    fn arrive(&self, envelope: Envelope) -> Later<'_, ()> {
+        match envelope {
+            Envelope::Message(message) => Box::pin(self.arrived(message)),
+            Envelope::Question(question) => Box::pin(self.asked(question)),
+            Envelope::Answer(answer) => {
+                self.answered(answer);
+                Box::pin(std::future::ready(()))
+            }
+        }
+    }
+}
+
+/// The wait for the answers to one question; forgets it when dropped.
+pub(super) struct AnswersGuard<'a> {
+    delivery: &'a Delivery,
+    id: u64,
+    receiver: mpsc::Receiver<Said>,
+}
+
+impl AnswersGuard<'_> {
+    /// The question's id.
+    pub(super) fn question(&self) -> u64 {
+        self.id
+    }
+
+    /// That many answers, or those that came by the deadline.
+    pub(super) async fn answers(&mut self, expected: u32, deadline: Instant) -> Vec<Said> {
+        let mut answers = Vec::new();
+        while answers.len() < expected as usize {
+            match tokio::time::timeout_at(deadline, self.receiver.recv()).await {
+                Ok(Some(said)) => answers.push(said),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        answers
+    }
+}
+
+impl Drop for AnswersGuard<'_> {
+    fn drop(&mut self) {
+        lock(&self.delivery.questions).remove(&self.id);
     }
 }
 

@@ -21,22 +21,25 @@ mod turn;
 mod wheel;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use tokio::sync::mpsc;
 
-use crate::backplane::Backplane;
+use crate::backplane::{Backplane, Later};
 use crate::model::{Address, NodeId};
 use crate::telemetry::Metrics;
 
 pub use admission::{Admission, Bucket, NoPlace, PlaceGuard};
 pub use close::CloseReason;
+use command::Command;
 pub use config::{
     HeartbeatConfig, HubConfig, InboxConfig, Limits, Namespace, Namespaces, PublishRule, Rules,
     SubscribeRule, UserLimit,
 };
 pub use delivery::Delivery;
+use delivery::Pending;
 pub use encoded::Format;
-pub use router::{Accepted, Applied, ConnectionInfo, Refusal, Router, Sessions, Status};
+pub use router::{ACCEPT_TIMEOUT, Accepted, Applied, Refusal, Router, Status};
 pub use shard::{Asked, NotAdmitted, Prepared, Shard};
 pub use threads::{ShardSeat, ShardThreads};
 
@@ -65,6 +68,8 @@ pub struct Hub {
     /// Where clients' publishes go.
     pub router: Arc<Router>,
     pub(super) outbox_bytes_max: usize,
+    /// How busy each shard is, in thousandths.
+    pub(super) loads: Box<[AtomicU16]>,
 }
 
 /// What a hub is made of.
@@ -85,24 +90,54 @@ pub struct HubParts {
     pub metrics: Metrics,
 }
 
-impl Hub {
-    /// Builds the hub and a seat for each of its shards; `backplane` makes the backplane that arrives at the delivery.
-    pub fn new(
-        parts: HubParts,
-        backplane: impl FnOnce(Arc<Delivery>) -> Arc<dyn Backplane>,
-    ) -> (Arc<Self>, Vec<ShardSeat>) {
-        let count = match parts.config.shards {
+/// Where a backplane's envelopes come in: the queues of shards that are still to be started.
+pub struct Intake {
+    /// What arrives, arrives here.
+    pub delivery: Arc<Delivery>,
+    /// 48 random bits of this run of the node.
+    pub incarnation: u64,
+    commands: Vec<mpsc::Receiver<Command>>,
+    asked: mpsc::Receiver<Pending>,
+}
+
+impl Intake {
+    /// For as many shards as the configuration asks for, at most 128.
+    pub fn new(config: &HubConfig, metrics: &Metrics) -> Self {
+        let count = match config.shards {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             set => set,
         }
         .min(128);
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count)
-            .map(|_| mpsc::channel(parts.config.queue.max(1)))
+        let (senders, commands) = (0..count)
+            .map(|_| mpsc::channel(config.queue.max(1)))
             .unzip();
-        let delivery = Arc::new(Delivery::new(senders));
-        let backplane = backplane(delivery.clone());
+        let incarnation = rand::random::<u64>() >> 16;
+        let (delivery, asked) = Delivery::new(senders, incarnation, metrics.backplane.clone());
+        Self {
+            delivery: Arc::new(delivery),
+            incarnation,
+            commands,
+            asked,
+        }
+    }
+}
+
+impl Hub {
+    /// Builds the hub behind its intake, a seat for each of its shards, and the task that answers nodes' questions.
+    pub fn new(
+        parts: HubParts,
+        intake: Intake,
+        backplane: Arc<dyn Backplane>,
+    ) -> (Arc<Self>, Vec<ShardSeat>, Later<'static, ()>) {
+        let Intake {
+            delivery,
+            incarnation,
+            commands,
+            asked,
+        } = intake;
         let router = Arc::new(Router::new(
             parts.node.clone(),
+            incarnation,
             delivery.clone(),
             backplane.clone(),
             parts.namespaces.clone(),
@@ -115,7 +150,7 @@ impl Hub {
         };
         let hub = Arc::new(Self {
             node: parts.node,
-            incarnation: rand::random::<u64>() >> 16,
+            incarnation,
             admission: Arc::new(Admission::new(&parts.limits)),
             config: parts.config,
             limits: parts.limits,
@@ -126,19 +161,27 @@ impl Hub {
             backplane,
             router,
             outbox_bytes_max,
+            loads: commands.iter().map(|_| AtomicU16::new(0)).collect(),
         });
-        let seats = receivers
+        let seats = commands
             .into_iter()
             .enumerate()
             .map(|(index, commands)| ShardSeat::new(hub.clone(), index, commands))
             .collect();
-        (hub, seats)
+        let answering = Box::pin(hub.router.clone().answer(asked));
+        (hub, seats, answering)
     }
 
     /// Bytes that wait in all outboxes.
     pub fn outbox_bytes(&self) -> usize {
         // A counter of additions and subtractions in any order: it may dip below zero for a moment.
         usize::try_from(self.metrics.outbox_bytes.get()).unwrap_or(0)
+    }
+
+    /// How busy the busiest shard is: 0 to 1.
+    pub fn load(&self) -> f64 {
+        let loads = self.loads.iter().map(|load| load.load(Ordering::Relaxed));
+        f64::from(loads.max().unwrap_or(0)) / 1000.0
     }
 
     /// A shard follows an address no more; if it was the last, the node unlistens.

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use tokio::net::TcpStream;
 
 use super::close::CloseReason;
-use super::router::Refusal;
+use super::router::{ACCEPT_TIMEOUT, Refusal};
 use super::session::{Phase, SessionKey};
 use super::shard::Shard;
 use super::{Format, PublishRule};
@@ -397,7 +397,12 @@ impl Shard {
             }
             raw
         };
-        let outcome = self.hub.router.publish(channel, data, Class::Unset).await;
+        let deadline = tokio::time::Instant::now() + ACCEPT_TIMEOUT;
+        let outcome = self
+            .hub
+            .router
+            .publish(channel, data, Class::Unset, deadline)
+            .await;
         match outcome {
             Ok(_) if raw => {}
             Ok(accepted) => self.state.borrow_mut().reply(

@@ -1,15 +1,20 @@
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+use tokio::time::Instant as Deadline;
 
 use super::command::Command;
-use super::delivery::Delivery;
+use super::delivery::{Delivery, EchoGuard, Pending};
 use super::{InboxConfig, Namespaces, SubscribeRule};
-use crate::backplane::{Backplane, PublishError};
+use crate::backplane::{
+    Answer, Arrivals as _, Backplane, Envelope, Here, PublishError, Published, Question,
+};
 use crate::model::{
-    Address, Body, ChannelName, Class, ConnectionId, DeviceName, Message, MessageId, NodeId,
-    Target, UserId, unix_millis,
+    Address, Ask, Body, ChannelName, Class, ConnectionInfo, Message, MessageId, NodeId, Said,
+    Sessions, Target, UserId, unix_millis,
 };
 use crate::telemetry::Metrics;
 
@@ -65,30 +70,6 @@ pub enum Refusal {
     },
 }
 
-/// One of a user's connections, for those who ask.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConnectionInfo {
-    /// The node that holds it.
-    pub node: NodeId,
-    /// Its id.
-    pub connection: ConnectionId,
-    /// The device that it named.
-    pub device: Option<DeviceName>,
-    /// When it was admitted.
-    pub connected_at: SystemTime,
-    /// What it subscribes to.
-    pub channels: Vec<ChannelName>,
-}
-
-/// Whom a control call is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sessions {
-    /// All of a user's.
-    OfUser(UserId),
-    /// One.
-    Connection(ConnectionId),
-}
-
 /// What a control call did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Applied {
@@ -100,14 +81,19 @@ pub struct Applied {
 
 /// How long an answer waits for this node's own echo before it says `degraded`.
 const ECHO_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long a message waits for room in the shards' queues.
-const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a shard has to answer a question.
-const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the acceptance of a message may take, unless the one who asks has a deadline of its own.
+pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long nodes have to answer a question.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(4);
+/// What of that an answer has for its way back.
+const ANSWER_MARGIN: Duration = Duration::from_millis(500);
+/// Questions that a node answers at once; more wait.
+const ANSWERS_UNDER_WAY: usize = 1024;
 
 /// Where services' and clients' wishes enter: accepts messages into the backplane and asks the shards.
 pub struct Router {
     node: NodeId,
+    incarnation: u64,
     delivery: Arc<Delivery>,
     backplane: Arc<dyn Backplane>,
     namespaces: Arc<Namespaces>,
@@ -119,6 +105,7 @@ pub struct Router {
 impl Router {
     pub(super) fn new(
         node: NodeId,
+        incarnation: u64,
         delivery: Arc<Delivery>,
         backplane: Arc<dyn Backplane>,
         namespaces: Arc<Namespaces>,
@@ -127,6 +114,7 @@ impl Router {
     ) -> Self {
         Self {
             node,
+            incarnation,
             delivery,
             backplane,
             namespaces,
@@ -144,13 +132,20 @@ impl Router {
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub async fn push(&self, user: UserId, body: Body, class: Class) -> Result<Accepted, Refusal> {
+    pub async fn push(
+        &self,
+        user: UserId,
+        body: Body,
+        class: Class,
+        deadline: Deadline,
+    ) -> Result<Accepted, Refusal> {
         self.check_class(
             class,
             self.inbox,
             "users have no inbox ([inbox] max_messages = 0)",
         )?;
-        self.accept(Target::One(Address::User(user)), body).await
+        self.accept(Target::One(Address::User(user)), body, class, deadline)
+            .await
     }
 
     /// Publishes to a channel.
@@ -162,6 +157,7 @@ impl Router {
         channel: ChannelName,
         body: Body,
         class: Class,
+        deadline: Deadline,
     ) -> Result<Accepted, Refusal> {
         let kept = self.namespaces.of(&channel).kept;
         self.check_class(
@@ -169,8 +165,13 @@ impl Router {
             kept,
             "the channel's namespace keeps nothing (max_messages = 0)",
         )?;
-        self.accept(Target::One(Address::Channel(channel)), body)
-            .await
+        self.accept(
+            Target::One(Address::Channel(channel)),
+            body,
+            class,
+            deadline,
+        )
+        .await
     }
 
     /// Pushes one body to many users.
@@ -182,22 +183,30 @@ impl Router {
         users: Arc<[UserId]>,
         body: Body,
         class: Class,
+        deadline: Deadline,
     ) -> Result<Accepted, Refusal> {
         self.check_class(
             class,
             self.inbox,
             "users have no inbox ([inbox] max_messages = 0)",
         )?;
-        self.accept(Target::Users(users), body).await
+        self.accept(Target::Users(users), body, class, deadline)
+            .await
     }
 
     /// Pushes one body to every session.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub async fn broadcast_everyone(&self, body: Body, class: Class) -> Result<Accepted, Refusal> {
+    pub async fn broadcast_everyone(
+        &self,
+        body: Body,
+        class: Class,
+        deadline: Deadline,
+    ) -> Result<Accepted, Refusal> {
         self.check_class(class, false, "a broadcast to everyone is VOLATILE only")?;
-        self.accept(Target::One(Address::Everyone), body).await
+        self.accept(Target::One(Address::Everyone), body, class, deadline)
+            .await
     }
 
     fn check_class(&self, class: Class, keeps: bool, why: &str) -> Result<(), Refusal> {
@@ -211,66 +220,128 @@ impl Router {
     }
 
     /// The one path in: id, backplane, echo.
-    async fn accept(&self, target: Target, body: Body) -> Result<Accepted, Refusal> {
+    async fn accept(
+        &self,
+        target: Target,
+        body: Body,
+        class: Class,
+        deadline: Deadline,
+    ) -> Result<Accepted, Refusal> {
         let began = Instant::now();
         let time = unix_millis();
-        let id = MessageId::new(time);
-        let echo = self.delivery.await_echo(id);
         let message = Message {
-            id,
+            id: MessageId::new(time),
             target,
             body,
             time,
         };
-        let other_nodes =
-            match tokio::time::timeout(ACCEPT_TIMEOUT, self.backplane.publish(message)).await {
-                Ok(Ok(nodes)) => nodes,
-                Ok(Err(PublishError::Unavailable(problem))) => {
+        let echo = self.delivery.await_echo(message.id);
+        let to = match &message.target {
+            Target::One(address) => address.clone(),
+            // One envelope per node; each finds its own users in it.
+            Target::Users(_) => Address::Everyone,
+        };
+        let envelope = Envelope::Message(message.clone());
+        let accepted = match self.backplane.publish(to, envelope, deadline).await {
+            Ok(published) => self.settle(message, published, echo, deadline).await,
+            // Certainly nobody got it, and it was said to matter only to who is here.
+            Err(PublishError::Unavailable(problem)) if class == Class::Volatile => {
+                let local = self.deliver_directly(message, echo).await;
+                if local.local_connections == 0 {
                     return Err(Refusal::Unavailable(problem));
                 }
-                Ok(Err(PublishError::Unknown(problem))) => {
-                    return Err(Refusal::Unknown { id, problem });
-                }
-                // Cut off while it waited for room, which comes before a message enters any queue.
-                Err(_) => {
-                    return Err(Refusal::Busy {
-                        retry_after: Duration::from_secs(1),
-                    });
-                }
-            };
-        let echoed = tokio::time::timeout(ECHO_TIMEOUT, echo.count())
-            .await
-            .ok()
-            .flatten();
-        let local_connections = echoed.unwrap_or(0);
+                local
+            }
+            Err(PublishError::Unavailable(problem)) => return Err(Refusal::Unavailable(problem)),
+            Err(PublishError::Unknown(problem)) => {
+                let id = message.id;
+                return Err(Refusal::Unknown { id, problem });
+            }
+            Err(PublishError::Busy) => {
+                return Err(Refusal::Busy {
+                    retry_after: Duration::from_secs(1),
+                });
+            }
+        };
         self.metrics.messages_accepted.inc();
         self.metrics
             .push_seconds
             .observe(began.elapsed().as_secs_f64());
-        Ok(Accepted {
-            status: match (other_nodes, local_connections, echoed) {
-                (1.., _, _) => Status::DispatchedToCluster,
-                // Without the echo it is not known that nobody is here: the shards have it in their queues.
-                (0, 1.., _) | (0, 0, None) => Status::DeliveredLocally,
-                (0, 0, Some(_)) => Status::NobodyConnected,
-            },
-            id,
-            local_connections,
-            other_nodes,
-            degraded: echoed.is_none(),
-        })
+        Ok(accepted)
     }
 
-    /// A user's connections, and how many nodes did not answer.
-    pub async fn where_is(&self, user: UserId) -> (Vec<ConnectionInfo>, u32) {
-        let shards = self.delivery.followers(&Address::User(user.clone()));
-        let (answers, silent) = self
-            .ask(shards, |answer| Command::WhereIs {
-                user: user.clone(),
-                answer,
-            })
-            .await;
-        (answers.into_iter().flatten().collect(), u32::from(silent))
+    /// The answer to a message that went out: waits for its echo, if one must come.
+    async fn settle(
+        &self,
+        message: Message,
+        published: Published,
+        echo: EchoGuard<'_>,
+        deadline: Deadline,
+    ) -> Accepted {
+        let id = message.id;
+        let patience = deadline.min(Deadline::now() + ECHO_TIMEOUT);
+        let Published { listeners, here } = published;
+        let echoed = match here {
+            Here::Silent => Some(0),
+            Here::Away => {
+                let local = self.deliver_directly(message, echo).await;
+                return Accepted {
+                    other_nodes: listeners,
+                    status: status(listeners, local.local_connections),
+                    ..local
+                };
+            }
+            Here::Listens | Here::Changing => tokio::time::timeout_at(patience, echo.count())
+                .await
+                .ok()
+                .flatten(),
+        };
+        let (others, degraded) = match (here, echoed) {
+            (Here::Listens, echoed) => (listeners.saturating_sub(1), echoed.is_none()),
+            (Here::Changing, Some(_)) => (listeners.saturating_sub(1), false),
+            // Redis had not counted this node: whoever listened is elsewhere.
+            _ => (listeners, false),
+        };
+        let local = echoed.unwrap_or(0);
+        Accepted {
+            // Without the echo it is not known that nobody is here.
+            status: match degraded && others == 0 {
+                true => Status::DeliveredLocally,
+                false => status(others, local),
+            },
+            id,
+            local_connections: local,
+            other_nodes: others,
+            degraded,
+        }
+    }
+
+    /// To this node's own sessions, past the backplane. Should it come through the backplane after all, it is not
+    /// delivered again.
+    async fn deliver_directly(&self, message: Message, echo: EchoGuard<'_>) -> Accepted {
+        let id = message.id;
+        self.delivery.deliver_directly(message).await;
+        let local = echo.count().await.unwrap_or(0);
+        Accepted {
+            status: status(0, local),
+            id,
+            local_connections: local,
+            other_nodes: 0,
+            degraded: true,
+        }
+    }
+
+    /// A user's connections on all nodes, and how many nodes did not answer.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn where_is(&self, user: UserId) -> Result<(Vec<ConnectionInfo>, u32), Refusal> {
+        let (answers, unknown) = self.ask(Ask::WhereIs(user)).await?;
+        let connections = answers.into_iter().flat_map(|said| match said {
+            Said::Connections(connections) => connections,
+            Said::Applied(_) => Vec::new(),
+        });
+        Ok((connections.collect(), unknown))
     }
 
     /// Closes sessions with 4501.
@@ -278,14 +349,7 @@ impl Router {
     /// # Errors
     /// See [`Refusal`].
     pub async fn disconnect(&self, sessions: Sessions, reason: String) -> Result<Applied, Refusal> {
-        let reason: Arc<str> = reason.into();
-        let shards = self.shards_of(&sessions);
-        let ask = |answer| Command::Disconnect {
-            sessions: sessions.clone(),
-            reason: reason.clone(),
-            answer,
-        };
-        Ok(applied(self.ask(shards, ask).await))
+        self.apply(Ask::Disconnect(sessions, reason.into())).await
     }
 
     /// Subscribes sessions to a channel and grants it to them.
@@ -298,13 +362,7 @@ impl Router {
         channel: ChannelName,
     ) -> Result<Applied, Refusal> {
         self.check_grantable("channel", &channel)?;
-        let shards = self.shards_of(&sessions);
-        let ask = |answer| Command::Subscribe {
-            sessions: sessions.clone(),
-            channel: channel.clone(),
-            answer,
-        };
-        Ok(applied(self.ask(shards, ask).await))
+        self.apply(Ask::Subscribe(sessions, channel)).await
     }
 
     /// Ends sessions' subscriptions to a channel and takes the grant back.
@@ -316,13 +374,7 @@ impl Router {
         sessions: Sessions,
         channel: ChannelName,
     ) -> Result<Applied, Refusal> {
-        let shards = self.shards_of(&sessions);
-        let ask = |answer| Command::Unsubscribe {
-            sessions: sessions.clone(),
-            channel: channel.clone(),
-            answer,
-        };
-        Ok(applied(self.ask(shards, ask).await))
+        self.apply(Ask::Unsubscribe(sessions, channel)).await
     }
 
     /// Checks that a ticket or a service may name a channel for a session (its namespace is not `nobody`).
@@ -348,12 +400,18 @@ impl Router {
 
     /// Closes a user's oldest connections, to make room for newer ones.
     pub(super) async fn replace_oldest(&self, user: &UserId, count: usize) {
-        let (mut connections, _) = self.where_is(user.clone()).await;
+        let waiting = self.delivery.ask_shards(&Ask::WhereIs(user.clone())).await;
+        let mut connections = Vec::new();
+        for waiting in waiting {
+            // A shard that is gone has no connections to replace.
+            if let Ok(Said::Connections(more)) = waiting.await {
+                connections.extend(more);
+            }
+        }
         connections.sort_by_key(|c| c.connected_at);
         for oldest in connections.into_iter().take(count) {
             let connection = oldest.connection;
             if let Some(shard) = self.delivery.shards().get(usize::from(connection.shard)) {
-                // A shard that is gone has no connections to replace.
                 let _ = shard.send(Command::Replace { connection }).await;
             }
         }
@@ -385,54 +443,122 @@ impl Router {
         }
     }
 
-    fn shards_of(&self, sessions: &Sessions) -> Vec<usize> {
-        match sessions {
-            Sessions::OfUser(user) => self.delivery.followers(&Address::User(user.clone())),
-            Sessions::Connection(id) => {
-                let shard = usize::from(id.shard);
-                if shard < self.delivery.shards().len() {
-                    vec![shard]
-                } else {
-                    Vec::new()
-                }
+    async fn apply(&self, ask: Ask) -> Result<Applied, Refusal> {
+        let (answers, unknown) = self.ask(ask).await?;
+        let count = |said: &Said| match said {
+            Said::Applied(count) => *count,
+            Said::Connections(_) => 0,
+        };
+        Ok(Applied {
+            applied: answers.iter().map(count).sum(),
+            unknown,
+        })
+    }
+
+    /// Asks every node that listens for the sessions, this one too; answers what they said, and how many were silent.
+    async fn ask(&self, ask: Ask) -> Result<(Vec<Said>, u32), Refusal> {
+        let deadline = Deadline::now() + CONTROL_TIMEOUT;
+        let to = match &ask {
+            Ask::WhereIs(user)
+            | Ask::Disconnect(Sessions::OfUser(user), _)
+            | Ask::Subscribe(Sessions::OfUser(user), _)
+            | Ask::Unsubscribe(Sessions::OfUser(user), _) => Address::User(user.clone()),
+            Ask::Disconnect(Sessions::Connection(id), _)
+            | Ask::Subscribe(Sessions::Connection(id), _)
+            | Ask::Unsubscribe(Sessions::Connection(id), _) => Address::Node(id.incarnation),
+        };
+        let mut awaited = self.delivery.await_answers();
+        let question = Question {
+            id: awaited.question(),
+            from: self.incarnation,
+            within: CONTROL_TIMEOUT - ANSWER_MARGIN,
+            ask,
+        };
+        let published = self
+            .backplane
+            .publish(to, Envelope::Question(question.clone()), deadline)
+            .await;
+        let expected = match published {
+            Ok(Published {
+                listeners,
+                here: Here::Away,
+            }) => {
+                // The link does not bring it, so this node asks itself.
+                self.delivery.arrive(Envelope::Question(question)).await;
+                listeners + 1
+            }
+            Ok(published) => published.listeners,
+            Err(PublishError::Unavailable(problem)) => return Err(Refusal::Unavailable(problem)),
+            Err(PublishError::Busy) => {
+                return Err(Refusal::Busy {
+                    retry_after: Duration::from_secs(1),
+                });
+            }
+            // Nobody knows how many were asked; at least one.
+            Err(PublishError::Unknown(_)) => return Ok((Vec::new(), 1)),
+        };
+        let answers = awaited.answers(expected, deadline).await;
+        let silent = expected.saturating_sub(u32::try_from(answers.len()).unwrap_or(u32::MAX));
+        Ok((answers, silent))
+    }
+
+    /// Answers what nodes ask, this one included, until no question can come any more.
+    pub(super) async fn answer(self: Arc<Self>, mut questions: mpsc::Receiver<Pending>) {
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                pending = questions.recv(), if under_way.len() < ANSWERS_UNDER_WAY => match pending {
+                    Some(pending) => under_way.push(self.answer_one(pending)),
+                    None => return,
+                },
+                Some(()) = under_way.next() => {}
             }
         }
     }
 
-    /// Asks some shards the same; answers what they said and whether one of them was silent.
-    async fn ask<T>(
-        &self,
-        shards: Vec<usize>,
-        command: impl Fn(oneshot::Sender<T>) -> Command,
-    ) -> (Vec<T>, bool) {
-        let asked = async {
-            let mut waiting = Vec::with_capacity(shards.len());
-            for shard in shards {
-                let (sender, receiver) = oneshot::channel();
-                let _ = self.delivery.shards()[shard].send(command(sender)).await;
-                waiting.push(receiver);
-            }
-            waiting
+    async fn answer_one(&self, pending: Pending) {
+        let Pending { question, waiting } = pending;
+        let deadline = Deadline::now() + question.within;
+        // A shard that is silent leaves the whole node unknown, which is the truth.
+        let Ok(Ok(said)) =
+            tokio::time::timeout_at(deadline, futures_util::future::try_join_all(waiting)).await
+        else {
+            return;
         };
-        let deadline = tokio::time::Instant::now() + CONTROL_TIMEOUT;
-        let Ok(waiting) = tokio::time::timeout_at(deadline, asked).await else {
-            return (Vec::new(), true);
+        let answer = Answer {
+            to: question.id,
+            said: together(&question.ask, said),
         };
-        let mut answers = Vec::with_capacity(waiting.len());
-        let mut silent = false;
-        for receiver in waiting {
-            match tokio::time::timeout_at(deadline, receiver).await {
-                Ok(Ok(answer)) => answers.push(answer),
-                Ok(Err(_)) | Err(_) => silent = true,
-            }
+        if question.from == self.incarnation {
+            self.delivery.answered(answer);
+            return;
         }
-        (answers, silent)
+        let (to, answer) = (Address::Node(question.from), Envelope::Answer(answer));
+        if let Err(problem) = self.backplane.publish(to, answer, deadline).await {
+            tracing::warn!(?problem, "an answer to another node was lost");
+        }
     }
 }
 
-fn applied((counts, silent): (Vec<u32>, bool)) -> Applied {
-    Applied {
-        applied: counts.into_iter().sum(),
-        unknown: u32::from(silent),
+fn status(others: u32, local: u32) -> Status {
+    match (others, local) {
+        (1.., _) => Status::DispatchedToCluster,
+        (0, 1..) => Status::DeliveredLocally,
+        (0, 0) => Status::NobodyConnected,
+    }
+}
+
+/// What the shards of a node say, as one.
+fn together(ask: &Ask, said: Vec<Said>) -> Said {
+    let (mut connections, mut applied) = (Vec::new(), 0);
+    for said in said {
+        match said {
+            Said::Connections(more) => connections.extend(more),
+            Said::Applied(more) => applied += more,
+        }
+    }
+    match ask {
+        Ask::WhereIs(_) => Said::Connections(connections),
+        _ => Said::Applied(applied),
     }
 }

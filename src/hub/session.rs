@@ -1,4 +1,5 @@
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::net::TcpStream;
@@ -34,6 +35,8 @@ pub(super) enum Phase {
 pub(super) struct Session {
     pub(super) id: ConnectionId,
     pub(super) device: Option<DeviceName>,
+    /// Those of the ticket, for services that ask.
+    pub(super) claims: Option<Arc<str>>,
     pub(super) connected_at: SystemTime,
     pub(super) stream: Rc<TcpStream>,
     pub(super) phase: Phase,
@@ -87,7 +90,7 @@ impl Session {
     pub(super) fn channels(&self) -> impl Iterator<Item = &ChannelName> {
         self.subscriptions.iter().filter_map(|s| match &s.address {
             Address::Channel(channel) => Some(channel),
-            Address::User(_) | Address::Everyone => None,
+            Address::User(_) | Address::Everyone | Address::Node(_) => None,
         })
     }
 

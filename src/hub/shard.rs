@@ -272,6 +272,7 @@ impl Shard {
                 generation: key.generation,
             },
             device: grant.device.clone(),
+            claims: grant.claims.clone(),
             connected_at: SystemTime::now(),
             stream,
             phase: Phase::Open,

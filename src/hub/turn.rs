@@ -1,4 +1,5 @@
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -6,12 +7,11 @@ use tokio::task::spawn_local;
 
 use super::close::CloseReason;
 use super::command::Command;
-use super::router::{ConnectionInfo, Sessions};
 use super::session::{Session, SessionKey};
 use super::shard::Shard;
 use super::state::State;
 use super::wheel::{TICK, ticks};
-use crate::model::{Address, ChannelName};
+use crate::model::{Address, Ask, ChannelName, ConnectionInfo, Said, Sessions};
 use crate::wire::frames::{ErrorCode, ServerFrame};
 
 /// Commands taken from the queue before anything is written.
@@ -57,6 +57,7 @@ impl Shard {
                 window_until = Some(tokio::time::Instant::now() + span);
             }
             load.idle_from(Instant::now());
+            self.hub.loads[self.index].store(load.thousandths(), Ordering::Relaxed);
         }
     }
 
@@ -137,42 +138,12 @@ impl Shard {
                     tally.add(took);
                 }
             }
-            Command::WhereIs { user, answer } => {
-                let _ = answer.send(self.where_is(&Address::User(user)));
-            }
-            Command::Disconnect {
-                sessions,
-                reason,
-                answer,
-            } => {
-                let mut state = self.state.borrow_mut();
-                let keys = self.find(&mut state, &sessions);
-                for &key in &keys {
-                    let text = (!reason.is_empty()).then_some(&*reason);
-                    state.close(key, CloseReason::Disconnected, text);
-                }
-                let _ = answer.send(keys.len() as u32);
-            }
+            Command::Ask { ask, answer } => self.answer(ask, answer),
             Command::Replace { connection } => {
                 let mut state = self.state.borrow_mut();
                 for key in self.find(&mut state, &Sessions::Connection(connection)) {
                     state.close(key, CloseReason::Replaced, None);
                 }
-            }
-            Command::Subscribe {
-                sessions,
-                channel,
-                answer,
-            } => {
-                let shard = self.clone();
-                spawn_local(async move { shard.subscribe(sessions, channel, answer).await });
-            }
-            Command::Unsubscribe {
-                sessions,
-                channel,
-                answer,
-            } => {
-                let _ = answer.send(self.unsubscribe(&sessions, &channel));
             }
             // The loop has ended on it.
             Command::End => {}
@@ -195,6 +166,31 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Answers a question about sessions. Whoever asked may have gone: its deadline passed.
+    fn answer(self: &Rc<Self>, ask: Ask, answer: oneshot::Sender<Said>) {
+        let said = match ask {
+            Ask::WhereIs(user) => Said::Connections(self.where_is(&Address::User(user))),
+            Ask::Disconnect(sessions, reason) => {
+                let mut state = self.state.borrow_mut();
+                let keys = self.find(&mut state, &sessions);
+                for &key in &keys {
+                    let text = (!reason.is_empty()).then_some(&*reason);
+                    state.close(key, CloseReason::Disconnected, text);
+                }
+                Said::Applied(keys.len() as u32)
+            }
+            Ask::Subscribe(sessions, channel) => {
+                let shard = self.clone();
+                spawn_local(async move { shard.subscribe(sessions, channel, answer).await });
+                return;
+            }
+            Ask::Unsubscribe(sessions, channel) => {
+                Said::Applied(self.unsubscribe(&sessions, &channel))
+            }
+        };
+        let _ = answer.send(said);
     }
 
     /// The open sessions that are meant.
@@ -227,6 +223,7 @@ impl Shard {
             node: self.hub.node.clone(),
             connection: s.id,
             device: s.device.clone(),
+            claims: s.claims.clone(),
             connected_at: s.connected_at,
             channels: s.channels().cloned().collect(),
         };
@@ -240,7 +237,7 @@ impl Shard {
         self: Rc<Self>,
         sessions: Sessions,
         channel: ChannelName,
-        answer: oneshot::Sender<u32>,
+        answer: oneshot::Sender<Said>,
     ) {
         let address = Address::Channel(channel.clone());
         // Without a confirmation nothing is applied, and the dropped answer says so.
@@ -276,7 +273,7 @@ impl Shard {
         }
         drop(hold);
         self.work.notify_one();
-        let _ = answer.send(applied);
+        let _ = answer.send(Said::Applied(applied));
     }
 
     /// A service ends that: the grant goes too.
@@ -342,10 +339,18 @@ impl Load {
         }
     }
 
+    fn busy_part(&self) -> f64 {
+        let busy = self.busy.as_secs_f64();
+        busy / (busy + self.idle.as_secs_f64())
+    }
+
+    fn thousandths(&self) -> u16 {
+        (self.busy_part() * 1000.0) as u16
+    }
+
     /// The window opens by load: none on a quiet shard, all of `coalesce` on a busy one.
     fn window(&self, coalesce: Duration) -> Duration {
-        let busy = self.busy.as_secs_f64();
-        let load = busy / (busy + self.idle.as_secs_f64());
+        let load = self.busy_part();
         coalesce.mul_f64(((load - LOAD_QUIET) / (LOAD_FULL - LOAD_QUIET)).clamp(0.0, 1.0))
     }
 }

@@ -11,6 +11,20 @@ pub enum Address {
     Channel(ChannelName),
     /// Every session.
     Everyone,
+    /// A node, by the incarnation in its connections' ids: what nodes ask each other. Internal.
+    Node(u64),
+}
+
+impl Address {
+    /// Its kind, for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::User(_) => "user",
+            Self::Channel(_) => "channel",
+            Self::Everyone => "everyone",
+            Self::Node(_) => "node",
+        }
+    }
 }
 
 impl fmt::Display for Address {
@@ -19,6 +33,7 @@ impl fmt::Display for Address {
             Self::User(user) => write!(f, "user:{user}"),
             Self::Channel(channel) => write!(f, "channel:{channel}"),
             Self::Everyone => f.write_str("everyone"),
+            Self::Node(incarnation) => write!(f, "node:{incarnation:012x}"),
         }
     }
 }

@@ -16,6 +16,16 @@ impl MessageId {
         bytes[..6].copy_from_slice(&unix_millis.to_be_bytes()[2..]);
         Self(bytes)
     }
+
+    /// An id by its bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
 }
 
 impl fmt::Display for MessageId {
@@ -49,9 +59,11 @@ impl ConnectionId {
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 16];
         let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
-        if length != bytes.len() {
-            return None;
-        }
+        (length == bytes.len()).then(|| Self::from_bytes(bytes))
+    }
+
+    /// An id by its bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
         let [
             i0,
             i1,
@@ -70,23 +82,28 @@ impl ConnectionId {
             g2,
             g3,
         ] = bytes;
-        Some(Self {
+        Self {
             incarnation: u64::from_be_bytes([0, 0, i0, i1, i2, i3, i4, i5]),
             shard: u16::from_be_bytes([h0, h1]),
             slot: u32::from_be_bytes([s0, s1, s2, s3]),
             generation: u32::from_be_bytes([g0, g1, g2, g3]),
-        })
+        }
     }
-}
 
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Its bytes.
+    pub fn to_bytes(self) -> [u8; 16] {
         let mut bytes = [0; 16];
         bytes[..6].copy_from_slice(&self.incarnation.to_be_bytes()[2..]);
         bytes[6..8].copy_from_slice(&self.shard.to_be_bytes());
         bytes[8..12].copy_from_slice(&self.slot.to_be_bytes());
         bytes[12..].copy_from_slice(&self.generation.to_be_bytes());
-        write_base64(&bytes, f)
+        bytes
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_base64(&self.to_bytes(), f)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod address;
 mod body;
+mod control;
 mod grant;
 mod id;
 mod name;
@@ -11,6 +12,7 @@ pub mod units;
 
 pub use address::Address;
 pub use body::{Body, BodyError, Class, Message, Target};
+pub use control::{Ask, ConnectionInfo, Said, Sessions};
 pub use grant::{Grant, GrantError, IpPrefix, Origin};
 pub use id::{ConnectionId, MessageId, NodeId};
 pub use name::{ChannelName, DeviceName, NameError, UserId};

@@ -7,6 +7,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::model::Address;
+
 /// One label with a fixed set of values.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
@@ -30,6 +32,63 @@ pub struct Call {
     pub method: &'static str,
     /// `OK` or the code of the refusal.
     pub code: &'static str,
+}
+
+/// What links nodes, in numbers.
+#[derive(Clone)]
+pub struct BackplaneMetrics {
+    /// Subscriber links that are whole.
+    pub links: Gauge,
+    /// Links that were given up, by reason.
+    pub rebuilds: Family<Reason, Counter>,
+    /// Addresses that this node began to listen to.
+    pub listens: Counter,
+    /// Addresses that it ceased to listen to.
+    pub unlistens: Counter,
+    /// Envelopes published, by outcome.
+    pub publishes: Family<Reason, Counter>,
+    /// Envelopes received, by the kind of their address.
+    pub received: Family<Reason, Counter>,
+    /// Messages received that some session here follows, by the kind of their address: received / wanted is the
+    /// amplification.
+    pub wanted: Family<Reason, Counter>,
+    /// Received bytes that are no envelope of ours, by reason.
+    pub dropped: Family<Reason, Counter>,
+    /// Envelopes that were lost here, by reason.
+    pub losses: Family<Reason, Counter>,
+    /// Probes that did not come back.
+    pub lost_probes: Counter,
+    /// From a probe's departure to its return.
+    pub echo_seconds: Histogram,
+}
+
+impl BackplaneMetrics {
+    /// Counts an envelope that was published.
+    pub fn published(&self, reason: &'static str) {
+        self.publishes.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts bytes that are no envelope.
+    pub fn dropped(&self, reason: &'static str) {
+        self.dropped.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts an envelope that found no room.
+    pub fn lost(&self, reason: &'static str) {
+        self.losses.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts an envelope that came.
+    pub fn received(&self, address: &Address) {
+        let reason = address.kind();
+        self.received.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts a message that somebody here follows.
+    pub fn wanted(&self, address: &Address) {
+        let reason = address.kind();
+        self.wanted.get_or_create(&Reason { reason }).inc();
+    }
 }
 
 /// A node's metrics: typed handles on plain atomics. Cheap to clone.
@@ -72,6 +131,10 @@ pub struct Metrics {
     pub accept_errors: Family<Reason, Counter>,
     /// Bad client frames, by the code of the error frame.
     pub client_errors: Family<Reason, Counter>,
+    /// Tickets in Redis that were refused, by reason.
+    pub bad_tickets: Family<Reason, Counter>,
+    /// What links nodes.
+    pub backplane: BackplaneMetrics,
 }
 
 impl Default for Metrics {
@@ -137,6 +200,60 @@ impl Metrics {
                 "Connections that could not be accepted",
                 Family::default()
             ),
+            bad_tickets: metric!(
+                "bad_tickets",
+                "Tickets in Redis that were refused",
+                Family::default()
+            ),
+            backplane: BackplaneMetrics {
+                links: metric!(
+                    "backplane_links",
+                    "Whole subscriber links",
+                    Gauge::default()
+                ),
+                rebuilds: metric!("backplane_rebuilds", "Links given up", Family::default()),
+                listens: metric!(
+                    "backplane_listens",
+                    "Addresses listened to",
+                    Counter::default()
+                ),
+                unlistens: metric!(
+                    "backplane_unlistens",
+                    "Addresses given up",
+                    Counter::default()
+                ),
+                publishes: metric!(
+                    "backplane_publishes",
+                    "Envelopes published",
+                    Family::default()
+                ),
+                received: metric!(
+                    "backplane_received",
+                    "Envelopes received",
+                    Family::default()
+                ),
+                wanted: metric!(
+                    "backplane_wanted",
+                    "Received messages that sessions here follow",
+                    Family::default()
+                ),
+                dropped: metric!(
+                    "backplane_dropped",
+                    "Received bytes that are no envelope",
+                    Family::default()
+                ),
+                losses: metric!("backplane_losses", "Envelopes lost here", Family::default()),
+                lost_probes: metric!(
+                    "backplane_lost_probes",
+                    "Probes that did not come back",
+                    Counter::default()
+                ),
+                echo_seconds: metric!(
+                    "backplane_echo_seconds",
+                    "From a probe's departure to its return",
+                    Histogram::new(exponential_buckets(0.000_05, 2.0, 16))
+                ),
+            },
             client_errors: metric!("client_errors", "Bad client frames", Family::default()),
             registry: std::sync::Arc::new(registry),
         }

@@ -6,6 +6,7 @@ mod fields;
 mod issuer;
 pub mod jwt;
 mod memory;
+mod redis;
 mod store;
 mod ticket;
 
@@ -20,6 +21,7 @@ pub use fields::{FieldError, GrantFields, SESSION_SECONDS_MAX, check_since, pars
 pub use issuer::{IssueError, IssueRequest, Issued, Tickets};
 pub use jwt::{JwtConfig, JwtError, JwtRefusal, JwtVerifier};
 pub use memory::MemoryTickets;
+pub use redis::RedisTickets;
 pub use store::{Presented, Redemption, StoreError, TicketStore};
 pub use ticket::{Ticket, TicketHash};
 

@@ -1498,12 +1498,14 @@ func (x *IssueTicketResponse) GetUrl() string {
 }
 
 type Connection struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	Connection    string                 `protobuf:"bytes,2,opt,name=connection,proto3" json:"connection,omitempty"`
-	Device        string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
-	ConnectedAt   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
-	Channels      []string               `protobuf:"bytes,5,rep,name=channels,proto3" json:"channels,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Node        string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Connection  string                 `protobuf:"bytes,2,opt,name=connection,proto3" json:"connection,omitempty"`
+	Device      string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
+	ConnectedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
+	Channels    []string               `protobuf:"bytes,5,rep,name=channels,proto3" json:"channels,omitempty"`
+	// Those of its ticket: JSON text, empty without.
+	Claims        string `protobuf:"bytes,6,opt,name=claims,proto3" json:"claims,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1571,6 +1573,13 @@ func (x *Connection) GetChannels() []string {
 		return x.Channels
 	}
 	return nil
+}
+
+func (x *Connection) GetClaims() string {
+	if x != nil {
+		return x.Claims
+	}
+	return ""
 }
 
 type WhereIsRequest struct {
@@ -1677,7 +1686,7 @@ type DisconnectRequest struct {
 	//	*DisconnectRequest_UserId
 	//	*DisconnectRequest_Connection
 	Target isDisconnectRequest_Target `protobuf_oneof:"target"`
-	// At most 123 bytes: sent as the reason of the close frame.
+	// At most 123 bytes: sent as the reason of the close frame, and for the node's log.
 	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1821,9 +1830,10 @@ type SubscribeRequest struct {
 	//
 	//	*SubscribeRequest_UserId
 	//	*SubscribeRequest_Connection
-	Target        isSubscribeRequest_Target `protobuf_oneof:"target"`
-	Channel       string                    `protobuf:"bytes,3,opt,name=channel,proto3" json:"channel,omitempty"`
-	Reason        string                    `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Target  isSubscribeRequest_Target `protobuf_oneof:"target"`
+	Channel string                    `protobuf:"bytes,3,opt,name=channel,proto3" json:"channel,omitempty"`
+	// At most 123 bytes: for the node's log.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1971,9 +1981,10 @@ type UnsubscribeRequest struct {
 	//
 	//	*UnsubscribeRequest_UserId
 	//	*UnsubscribeRequest_Connection
-	Target        isUnsubscribeRequest_Target `protobuf_oneof:"target"`
-	Channel       string                      `protobuf:"bytes,3,opt,name=channel,proto3" json:"channel,omitempty"`
-	Reason        string                      `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Target  isUnsubscribeRequest_Target `protobuf_oneof:"target"`
+	Channel string                      `protobuf:"bytes,3,opt,name=channel,proto3" json:"channel,omitempty"`
+	// At most 123 bytes: for the node's log.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2960,7 +2971,7 @@ const file_tidings_v1_tidings_proto_rawDesc = "" +
 	"\x06ticket\x18\x01 \x01(\tR\x06ticket\x129\n" +
 	"\n" +
 	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x10\n" +
-	"\x03url\x18\x03 \x01(\tR\x03url\"\xb3\x01\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\"\xcb\x01\n" +
 	"\n" +
 	"Connection\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1e\n" +
@@ -2969,7 +2980,8 @@ const file_tidings_v1_tidings_proto_rawDesc = "" +
 	"connection\x12\x16\n" +
 	"\x06device\x18\x03 \x01(\tR\x06device\x12=\n" +
 	"\fconnected_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\x12\x1a\n" +
-	"\bchannels\x18\x05 \x03(\tR\bchannels\")\n" +
+	"\bchannels\x18\x05 \x03(\tR\bchannels\x12\x16\n" +
+	"\x06claims\x18\x06 \x01(\tR\x06claims\")\n" +
 	"\x0eWhereIsRequest\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\"e\n" +
 	"\x0fWhereIsResponse\x128\n" +

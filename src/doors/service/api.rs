@@ -2,15 +2,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
+use tokio::time::Instant;
 
 use super::error::{ApiError, Code};
 use super::keys::{ApiKey, ApiKeys};
 use crate::doors::config::Scope;
-use crate::hub::{Accepted, Applied, ConnectionInfo, Limits, Router, Sessions};
-use crate::model::{Address, Body, ChannelName, Class, ConnectionId, UserId};
+use crate::hub::{ACCEPT_TIMEOUT, Accepted, Applied, Limits, Router};
+use crate::model::{
+    Address, Body, ChannelName, Class, ConnectionId, ConnectionInfo, Sessions, UserId,
+};
 use crate::telemetry::{Call, Metrics};
 use crate::tickets::{GrantFields, IssueRequest, Issued, Tickets};
 
+/// How long a push, publish or broadcast may take, if the caller set no deadline.
+pub(super) const CALL_TIMEOUT: Duration = ACCEPT_TIMEOUT;
 /// How much a close frame's reason may hold (RFC 6455 section 5.5).
 const REASON_MAX_BYTES: usize = 123;
 
@@ -38,7 +43,6 @@ pub(super) enum Given {
 }
 
 /// The options of a push, publish or broadcast, as they came.
-#[derive(Default)]
 pub(super) struct Options {
     pub(super) body: Option<Given>,
     pub(super) class: Class,
@@ -46,12 +50,15 @@ pub(super) struct Options {
     pub(super) collapse_key: bool,
     pub(super) idempotency_key: bool,
     pub(super) waits: bool,
+    /// When the answer must leave.
+    pub(super) deadline: Instant,
 }
 
 /// A message that is fit to be accepted.
 struct Fit {
     body: Body,
     class: Class,
+    deadline: Instant,
 }
 
 impl Api {
@@ -63,26 +70,51 @@ impl Api {
         headers: &HeaderMap,
         run: impl AsyncFnOnce(&ApiKey) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
-        let caller = self.keys.authenticate(headers);
-        let outcome = match &caller {
-            Ok(caller) => match caller.require(scope) {
-                Ok(()) => run(caller).await,
-                Err(denied) => Err(denied),
-            },
-            Err(error) => Err(error.clone()),
-        };
-        let code = outcome
-            .as_ref()
-            .map_or_else(|error| error.code.name(), |_| "OK");
-        self.count(method, code);
-        if let Err(error) = &outcome {
-            let caller = caller.as_ref().map_or("?", |caller| caller.name());
-            tracing::debug!(method, caller, code, detail = %error.detail, "a call was refused");
-        }
+        let caller = self.admit(method, scope, headers)?;
+        let outcome = run(&caller).await;
+        self.note(method, caller.name(), &outcome);
         outcome
     }
 
-    pub(super) fn count(&self, method: &'static str, code: &'static str) {
+    /// Authenticates and demands a scope; a refusal is counted and logged.
+    pub(super) fn admit(
+        &self,
+        method: &'static str,
+        scope: Scope,
+        headers: &HeaderMap,
+    ) -> Result<Arc<ApiKey>, ApiError> {
+        let known = self.keys.authenticate(headers);
+        let name = known.as_ref().map_or("?", |caller| caller.name());
+        let allowed = match &known {
+            Ok(caller) => caller.require(scope),
+            Err(error) => Err(error.clone()),
+        };
+        if let Err(error) = &allowed {
+            self.refused(method, name, error);
+        }
+        allowed.and(known)
+    }
+
+    /// Counts what became of a call; a refusal is logged too.
+    pub(super) fn note<T>(
+        &self,
+        method: &'static str,
+        caller: &str,
+        outcome: &Result<T, ApiError>,
+    ) {
+        match outcome {
+            Ok(_) => self.count(method, "OK"),
+            Err(error) => self.refused(method, caller, error),
+        }
+    }
+
+    pub(super) fn refused(&self, method: &'static str, caller: &str, error: &ApiError) {
+        let code = error.code.name();
+        tracing::debug!(method, caller, code, detail = %error.detail, "a call was refused");
+        self.count(method, code);
+    }
+
+    fn count(&self, method: &'static str, code: &'static str) {
         self.metrics
             .calls
             .get_or_create(&Call { method, code })
@@ -127,6 +159,7 @@ impl Api {
         Ok(Fit {
             body,
             class: options.class,
+            deadline: options.deadline,
         })
     }
 
@@ -140,7 +173,10 @@ impl Api {
         let fit = self.fit(options)?;
         caller.require_address(&Address::User(user.clone()))?;
         caller.spend()?;
-        Ok(self.router.push(user, fit.body, fit.class).await?)
+        Ok(self
+            .router
+            .push(user, fit.body, fit.class, fit.deadline)
+            .await?)
     }
 
     pub(super) async fn publish(
@@ -153,7 +189,10 @@ impl Api {
         let fit = self.fit(options)?;
         caller.require_address(&Address::Channel(channel.clone()))?;
         caller.spend()?;
-        Ok(self.router.publish(channel, fit.body, fit.class).await?)
+        Ok(self
+            .router
+            .publish(channel, fit.body, fit.class, fit.deadline)
+            .await?)
     }
 
     pub(super) async fn broadcast(
@@ -194,10 +233,12 @@ impl Api {
         }
         caller.spend()?;
         Ok(if everyone {
-            self.router.broadcast_everyone(fit.body, fit.class).await?
+            self.router
+                .broadcast_everyone(fit.body, fit.class, fit.deadline)
+                .await?
         } else {
             self.router
-                .broadcast(parsed.into(), fit.body, fit.class)
+                .broadcast(parsed.into(), fit.body, fit.class, fit.deadline)
                 .await?
         })
     }
@@ -221,33 +262,57 @@ impl Api {
         user: &str,
     ) -> Result<(Vec<ConnectionInfo>, u32), ApiError> {
         let user = UserId::parse(user).map_err(|e| ApiError::invalid("user_id", e))?;
-        Ok(self.router.where_is(user).await)
+        Ok(self.router.where_is(user).await?)
     }
 
     pub(super) async fn disconnect(
         &self,
+        caller: &ApiKey,
         sessions: Sessions,
         reason: String,
     ) -> Result<Applied, ApiError> {
         check_reason(&reason)?;
-        Ok(self.router.disconnect(sessions, reason).await?)
+        let applied = self
+            .router
+            .disconnect(sessions.clone(), reason.clone())
+            .await?;
+        audit("disconnected", caller, &sessions, None, &reason, applied);
+        Ok(applied)
     }
 
     pub(super) async fn subscribe(
         &self,
+        caller: &ApiKey,
         sessions: Sessions,
         channel: &str,
         reason: &str,
         on: bool,
     ) -> Result<Applied, ApiError> {
         check_reason(reason)?;
-        let channel = ChannelName::parse(channel).map_err(|e| ApiError::invalid("channel", e))?;
-        Ok(if on {
-            self.router.subscribe(sessions, channel).await?
+        let name = ChannelName::parse(channel).map_err(|e| ApiError::invalid("channel", e))?;
+        let (applied, what) = if on {
+            let applied = self.router.subscribe(sessions.clone(), name).await?;
+            (applied, "subscribed")
         } else {
-            self.router.unsubscribe(sessions, channel).await?
-        })
+            let applied = self.router.unsubscribe(sessions.clone(), name).await?;
+            (applied, "unsubscribed")
+        };
+        audit(what, caller, &sessions, Some(channel), reason, applied);
+        Ok(applied)
     }
+}
+
+/// Who changed whose connections, and why: for those who ask later.
+fn audit(
+    what: &str,
+    caller: &ApiKey,
+    sessions: &Sessions,
+    channel: Option<&str>,
+    reason: &str,
+    done: Applied,
+) {
+    let (caller, Applied { applied, unknown }) = (caller.name(), done);
+    tracing::info!(caller, %sessions, channel, reason, applied, unknown, "a service {what} connections");
 }
 
 /// Whom a control call is about: a user or a connection, and not both.

@@ -1,13 +1,19 @@
+use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use prost::Message as _;
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::hub::Refusal;
 use crate::model::MessageId;
 use crate::tickets::{FieldError, IssueError};
+
+/// Whose reasons those of [`ErrorDetails`] are (AIP-193).
+const DOMAIN: &str = "tidings";
 
 /// The stable codes of the service API, gRPC's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,13 +121,27 @@ impl ApiError {
         }
     }
 
-    /// For an item of a stream.
-    pub fn to_rpc_status(&self) -> crate::proto::google::rpc::Status {
-        crate::proto::google::rpc::Status {
-            code: self.code.grpc() as i32,
-            message: self.detail.clone(),
-            details: Vec::new(),
+    /// For an item of a stream: what the status of a call would be, with the same details.
+    pub(super) fn to_rpc_status(&self) -> crate::proto::google::rpc::Status {
+        let status = tonic::Status::from(self.clone());
+        crate::proto::google::rpc::Status::decode(status.details())
+            .expect("tonic-types encodes a google.rpc.Status")
+    }
+
+    /// What a program may read: `ErrorInfo`, and `BadRequest` and `RetryInfo` where they apply.
+    fn details(&self) -> ErrorDetails {
+        let id = self
+            .message_id
+            .map(|id| ("message_id".into(), id.to_string()));
+        let metadata: HashMap<String, String> = id.into_iter().collect();
+        let mut details = ErrorDetails::with_error_info(self.code.name(), DOMAIN, metadata);
+        if let Some(field) = self.field {
+            details.add_bad_request_violation(field, &self.detail);
         }
+        if self.retry_after.is_some() {
+            details.set_retry_info(self.retry_after);
+        }
+        details
     }
 }
 
@@ -188,7 +208,8 @@ impl From<IssueError> for ApiError {
 
 impl From<ApiError> for tonic::Status {
     fn from(error: ApiError) -> Self {
-        let mut status = Self::new(error.code.grpc(), error.detail);
+        let details = error.details();
+        let mut status = Self::with_error_details(error.code.grpc(), error.detail, details);
         let mut put = |key: &'static str, text: String| {
             if let Ok(value) = text.parse() {
                 status.metadata_mut().insert(key, value);

@@ -10,10 +10,12 @@ mod keys;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::doors::listener;
+use crate::fleet::{Phase, Phases};
 use crate::proto;
 use crate::proto::tidings::v1 as pb;
 
@@ -21,26 +23,38 @@ pub use api::Api;
 pub use error::{ApiError, Code};
 pub use keys::{ApiKey, ApiKeys};
 
-/// The routes of both protocols, with `grpc.health.v1` and, if wanted, reflection. `draining` turns true when the node
-/// leaves: health says so and open streams end.
+/// The services that `grpc.health.v1` tells about; the first is the door as a whole.
+const HEALTH_NAMES: [&str; 5] = [
+    "",
+    pb::notification_server::SERVICE_NAME,
+    pb::tickets_server::SERVICE_NAME,
+    pb::connections_server::SERVICE_NAME,
+    pb::delivery_server::SERVICE_NAME,
+];
+
+/// The routes of both protocols, with `grpc.health.v1` and, if wanted, reflection. Health turns when the node drains; open
+/// streams end when it closes.
 ///
 /// # Errors
 /// The embedded descriptors cannot be read.
 pub async fn routes(
     api: Arc<Api>,
-    draining: watch::Receiver<bool>,
+    phases: Phases,
     window: usize,
     reflection: bool,
 ) -> Result<axum::Router, String> {
     let grpc = grpc::Grpc {
         api: api.clone(),
-        draining: draining.clone(),
+        phases: phases.clone(),
         window,
     };
     let (health, health_service) = tonic_health::server::health_reporter();
-    health
-        .set_serving::<pb::notification_server::NotificationServer<grpc::Grpc>>()
-        .await;
+    for name in HEALTH_NAMES {
+        health
+            .set_service_status(name, ServingStatus::Serving)
+            .await;
+    }
+    tokio::spawn(tell_health(health, phases));
     let mut routes = Routes::new(health_service)
         .add_service(pb::notification_server::NotificationServer::new(
             grpc.clone(),
@@ -56,23 +70,26 @@ pub async fn routes(
             .map_err(|e| format!("gRPC reflection: {e}"))?;
         routes = routes.add_service(service);
     }
-    // Ends with the node: the sender of `draining` is the node's.
-    let mut watched = draining;
-    tokio::spawn(async move {
-        if watched.wait_for(|draining| *draining).await.is_ok() {
-            health
-                .set_not_serving::<pb::notification_server::NotificationServer<grpc::Grpc>>()
-                .await;
-            health
-                .set_service_status("", tonic_health::ServingStatus::NotServing)
-                .await;
-        }
-    });
     Ok(routes
         .prepare()
         .into_axum_router()
         .reset_fallback()
         .merge(http::routes(api)))
+}
+
+/// Ends with the node, as its phases do.
+async fn tell_health(mut health: HealthReporter, mut phases: Phases) {
+    phases.reached(Phase::Draining).await;
+    for name in HEALTH_NAMES {
+        health
+            .set_service_status(name, ServingStatus::NotServing)
+            .await;
+    }
+    phases.reached(Phase::Closing).await;
+    for name in HEALTH_NAMES {
+        // Ends the watches of health, which would hold their connections otherwise.
+        health.clear_service_status(name).await;
+    }
 }
 
 /// Serves until told to stop; then no connection is accepted, HTTP/2 clients get GOAWAY, and calls in flight finish.

@@ -1,38 +1,35 @@
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-use std::pin::Pin;
+mod deadline;
+mod lanes;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt as _};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::deadline::deadline;
 use super::api::{Api, Given, Options, sessions, unimplemented};
 use super::error::ApiError;
 use super::keys::ApiKey;
 use crate::doors::config::Scope;
+use crate::fleet::Phases;
 use crate::hub::{self, Accepted};
-use crate::model::Class;
+use crate::model::{Class, ConnectionInfo};
 use crate::proto::tidings::v1 as pb;
 use crate::tickets::GrantFields;
-
-/// Lanes of one stream of pushes: pushes for one user keep their order by going through one of them.
-const LANES: usize = 16;
 
 /// The gRPC side of the service door: translates, no more.
 #[derive(Clone)]
 pub(super) struct Grpc {
     pub(super) api: Arc<Api>,
-    /// Turns true when the node drains.
-    pub(super) draining: watch::Receiver<bool>,
+    /// Streams end when the node closes.
+    pub(super) phases: Phases,
     /// Items of one stream that may be under way.
     pub(super) window: usize,
 }
 
 macro_rules! options {
-    ($request:expr, $body:path) => {{
+    ($request:expr, $body:path, $deadline:expr) => {{
         use $body as Body;
         let request = $request;
         Ok::<_, ApiError>(Options {
@@ -46,6 +43,7 @@ macro_rules! options {
             collapse_key: !request.collapse_key.is_empty(),
             idempotency_key: !request.idempotency_key.is_empty(),
             waits: waits(request.wait_for)? || request.wait_timeout.is_some(),
+            deadline: $deadline,
         })
     }};
 }
@@ -97,15 +95,14 @@ async fn push(
     api: &Api,
     caller: &ApiKey,
     request: pb::PushRequest,
+    deadline: Instant,
 ) -> Result<pb::PushResponse, ApiError> {
     let user = request.user_id.clone();
-    let options = options!(request, pb::push_request::Body)?;
+    let options = options!(request, pb::push_request::Body, deadline)?;
     api.push(caller, &user, options)
         .await
         .map(|accepted| push_response(&accepted))
 }
-
-type Results = Pin<Box<dyn Stream<Item = Result<pb::PushResult, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl pb::notification_server::Notification for Grpc {
@@ -115,7 +112,8 @@ impl pb::notification_server::Notification for Grpc {
     ) -> Result<Response<pb::PushResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let headers = metadata.into_headers();
-        let run = async |caller: &ApiKey| push(&self.api, caller, request).await;
+        let run =
+            async |caller: &ApiKey| push(&self.api, caller, request, deadline(&headers)?).await;
         let answer = self
             .api
             .call("PushNotification", Scope::Push, &headers, run)
@@ -123,32 +121,22 @@ impl pb::notification_server::Notification for Grpc {
         Ok(Response::new(answer))
     }
 
-    type PushNotificationsStream = Results;
+    type PushNotificationsStream = lanes::Results;
 
     async fn push_notifications(
         &self,
         request: Request<Streaming<pb::PushItem>>,
-    ) -> Result<Response<Results>, Status> {
+    ) -> Result<Response<lanes::Results>, Status> {
         let (metadata, _, items) = request.into_parts();
         let headers = metadata.into_headers();
-        let caller = self.api.keys.authenticate(&headers)?;
-        caller.require(Scope::Push)?;
-        let per_lane = (self.window / LANES).max(1);
-        let (results, out) = mpsc::channel(self.window.max(1));
-        let lanes: Vec<_> = (0..LANES)
-            .map(|_| {
-                let (lane, items) = mpsc::channel(per_lane);
-                tokio::spawn(run_lane(
-                    self.api.clone(),
-                    caller.clone(),
-                    items,
-                    results.clone(),
-                ));
-                lane
-            })
-            .collect();
-        tokio::spawn(read_items(items, lanes, results, self.draining.clone()));
-        Ok(Response::new(Box::pin(ReceiverStream::new(out))))
+        let method = "PushNotifications";
+        let caller = self.api.admit(method, Scope::Push, &headers)?;
+        let last = match headers.contains_key(deadline::HEADER) {
+            true => Some(deadline(&headers)).transpose(),
+            false => Ok(None),
+        };
+        let last = last.inspect_err(|error| self.api.refused(method, caller.name(), error))?;
+        Ok(Response::new(lanes::run(self, &caller, items, last)))
     }
 
     async fn broadcast(
@@ -160,7 +148,7 @@ impl pb::notification_server::Notification for Grpc {
         let run = async |caller: &ApiKey| {
             let users = std::mem::take(&mut request.user_ids);
             let everyone = request.everyone;
-            let options = options!(request, pb::broadcast_request::Body)?;
+            let options = options!(request, pb::broadcast_request::Body, deadline(&headers)?)?;
             self.api.broadcast(caller, &users, everyone, options).await
         };
         let accepted = self
@@ -185,7 +173,7 @@ impl pb::notification_server::Notification for Grpc {
         let headers = metadata.into_headers();
         let run = async |caller: &ApiKey| {
             let channel = request.channel.clone();
-            let options = options!(request, pb::publish_request::Body)?;
+            let options = options!(request, pb::publish_request::Body, deadline(&headers)?)?;
             self.api.publish(caller, &channel, options).await
         };
         let accepted = self
@@ -200,66 +188,6 @@ impl pb::notification_server::Notification for Grpc {
             degraded: accepted.degraded,
             ..Default::default()
         }))
-    }
-}
-
-/// Gives each item to the lane of its user, until the stream ends or the node drains. Ends with the call: the lanes and
-/// the results close behind it.
-async fn read_items(
-    mut items: Streaming<pb::PushItem>,
-    lanes: Vec<mpsc::Sender<pb::PushItem>>,
-    results: mpsc::Sender<Result<pb::PushResult, Status>>,
-    mut draining: watch::Receiver<bool>,
-) {
-    let hasher = RandomState::new();
-    loop {
-        let item = tokio::select! {
-            item = items.next() => item,
-            _ = draining.wait_for(|draining| *draining) => return,
-            () = results.closed() => return,
-        };
-        match item {
-            Some(Ok(item)) => {
-                let user = item.push.as_ref().map_or("", |push| &push.user_id);
-                let lane = hasher.hash_one(user) % lanes.len() as u64;
-                if lanes[lane as usize].send(item).await.is_err() {
-                    return;
-                }
-            }
-            Some(Err(status)) => {
-                let _ = results.send(Err(status)).await;
-                return;
-            }
-            None => return,
-        }
-    }
-}
-
-async fn run_lane(
-    api: Arc<Api>,
-    caller: Arc<ApiKey>,
-    mut items: mpsc::Receiver<pb::PushItem>,
-    results: mpsc::Sender<Result<pb::PushResult, Status>>,
-) {
-    use pb::push_result::Result as Outcome;
-    while let Some(item) = items.recv().await {
-        let outcome = match item.push {
-            None => Err(ApiError::invalid("push", "is missing")),
-            Some(request) => push(&api, &caller, request).await,
-        };
-        let code = outcome.as_ref().map_or_else(|e| e.code.name(), |_| "OK");
-        api.count("PushNotifications", code);
-        let result = match outcome {
-            Ok(response) => Outcome::Response(response),
-            Err(error) => Outcome::Error(error.to_rpc_status()),
-        };
-        let answer = pb::PushResult {
-            r#ref: item.r#ref,
-            result: Some(result),
-        };
-        if results.send(Ok(answer)).await.is_err() {
-            return;
-        }
     }
 }
 
@@ -324,12 +252,13 @@ impl pb::connections_server::Connections for Grpc {
         let headers = metadata.into_headers();
         let run = async |_: &ApiKey| self.api.where_is(&request.user_id).await;
         let (connections, unknown) = self.api.call("WhereIs", Scope::Read, &headers, run).await?;
-        let connection = |info: hub::ConnectionInfo| pb::Connection {
+        let connection = |info: ConnectionInfo| pb::Connection {
             node: info.node.to_string(),
             connection: info.connection.to_string(),
             device: info.device.map(|d| d.to_string()).unwrap_or_default(),
             connected_at: Some(info.connected_at.into()),
             channels: info.channels.iter().map(ToString::to_string).collect(),
+            claims: info.claims.as_deref().unwrap_or_default().into(),
         };
         Ok(Response::new(pb::WhereIsResponse {
             connections: connections.into_iter().map(connection).collect(),
@@ -343,9 +272,9 @@ impl pb::connections_server::Connections for Grpc {
     ) -> Result<Response<pb::DisconnectResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let headers = metadata.into_headers();
-        let run = async |_: &ApiKey| {
+        let run = async |caller: &ApiKey| {
             let sessions = target!(request.target, pb::disconnect_request::Target)?;
-            self.api.disconnect(sessions, request.reason).await
+            self.api.disconnect(caller, sessions, request.reason).await
         };
         let done = self
             .api
@@ -363,10 +292,10 @@ impl pb::connections_server::Connections for Grpc {
     ) -> Result<Response<pb::SubscribeResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let headers = metadata.into_headers();
-        let run = async |_: &ApiKey| {
+        let run = async |caller: &ApiKey| {
             let sessions = target!(request.target, pb::subscribe_request::Target)?;
             self.api
-                .subscribe(sessions, &request.channel, &request.reason, true)
+                .subscribe(caller, sessions, &request.channel, &request.reason, true)
                 .await
         };
         let done = self
@@ -385,10 +314,10 @@ impl pb::connections_server::Connections for Grpc {
     ) -> Result<Response<pb::UnsubscribeResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let headers = metadata.into_headers();
-        let run = async |_: &ApiKey| {
+        let run = async |caller: &ApiKey| {
             let sessions = target!(request.target, pb::unsubscribe_request::Target)?;
             self.api
-                .subscribe(sessions, &request.channel, &request.reason, false)
+                .subscribe(caller, sessions, &request.channel, &request.reason, false)
                 .await
         };
         let done = self

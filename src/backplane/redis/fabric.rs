@@ -1,0 +1,203 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::cmd;
+use tokio::task::JoinSet;
+
+use super::Shared;
+use super::commands::Commands;
+use super::keys::{Keys, slot};
+use super::link::{Link, LinkParts};
+use super::place::Topology;
+use crate::model::Address;
+use crate::telemetry::BackplaneMetrics;
+
+/// How often each link is probed.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a probe that Redis took may be on its way back.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a node holds against one topology: the connections, and which of them an address is on.
+pub(super) struct Fabric {
+    topology: Topology,
+    keys: Keys,
+    /// One per primary.
+    commands: Vec<Commands>,
+    /// One per primary, for what waits for replicas, which blocks all behind it; none without `min_replicas`.
+    replicated: Vec<Commands>,
+    /// `per_primary` for each primary in turn.
+    links: Vec<Arc<Link>>,
+    per_primary: usize,
+}
+
+impl Fabric {
+    /// The fabric of a topology, which listens to all that `old` did; its tasks go into `tasks`.
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        topology: Topology,
+        old: Option<&Self>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let moved = {
+            let moved = shared.moved.clone();
+            Arc::new(move || moved.notify_one())
+        };
+        let mut line = |endpoint: &super::place::Endpoint, replicas| {
+            let (place, moved) = (shared.place.clone(), moved.clone());
+            let (handle, task) = Commands::new(place, endpoint.clone(), replicas, move || moved());
+            tasks.spawn(task);
+            handle
+        };
+        let endpoints = &topology.endpoints;
+        let commands: Vec<_> = endpoints.iter().map(|e| line(e, 0)).collect();
+        let replicated = match shared.min_replicas {
+            0 => Vec::new(),
+            replicas => endpoints.iter().map(|e| line(e, replicas)).collect(),
+        };
+        let per_primary = shared.links_per_primary;
+        let mut addresses = vec![Vec::new(); endpoints.len() * per_primary];
+        let always = [Address::Everyone, Address::Node(shared.incarnation)];
+        let old = old
+            .iter()
+            .flat_map(|old| &old.links)
+            .flat_map(|link| link.addresses());
+        for address in always.into_iter().chain(old) {
+            let channel = shared.keys.channel(&address);
+            addresses[place_of(&topology, per_primary, &channel)].push(address);
+        }
+        let links = addresses
+            .into_iter()
+            .enumerate()
+            .map(|(index, addresses)| {
+                let parts = LinkParts {
+                    place: shared.place.clone(),
+                    endpoint: topology.endpoints[index / per_primary].clone(),
+                    keys: shared.keys.clone(),
+                    sealer: shared.sealer.clone(),
+                    metrics: shared.metrics.clone(),
+                    probe: probe_channel(shared, &topology, index / per_primary, index),
+                };
+                let (link, running) =
+                    Link::new(parts, addresses, shared.arrivals.clone(), moved.clone());
+                for task in running {
+                    tasks.spawn(task);
+                }
+                link
+            })
+            .collect();
+        let fabric = Self {
+            topology,
+            keys: shared.keys.clone(),
+            commands,
+            replicated,
+            links,
+            per_primary,
+        };
+        for (index, link) in fabric.links.iter().enumerate() {
+            let commands = fabric.commands[index / per_primary].clone();
+            tasks.spawn(probe(
+                link.clone(),
+                commands,
+                shared.place.is_cluster(),
+                shared.metrics.clone(),
+            ));
+        }
+        fabric
+    }
+
+    /// The commands of the primary that has a key.
+    pub(super) fn commands(&self, key: &str, replicated: bool) -> &Commands {
+        let index = self.topology.endpoint_of(key);
+        match self.replicated.get(index) {
+            Some(commands) if replicated => commands,
+            _ => &self.commands[index],
+        }
+    }
+
+    /// The one link that an address is on.
+    pub(super) fn link(&self, address: &Address) -> &Arc<Link> {
+        let channel = self.keys.channel(address);
+        &self.links[place_of(&self.topology, self.per_primary, &channel)]
+    }
+
+    /// Whether everything is connected and listened to.
+    pub(super) fn is_whole(&self) -> bool {
+        self.commands.iter().all(|c| c.down().is_none()) && self.links.iter().all(|l| l.is_whole())
+    }
+
+    /// Why this node should get no new connections. A backplane that cannot be reached at all is a reason after the
+    /// grace, since it is so for the whole fleet; a link that is not whole while commands go through is one at once.
+    pub(super) fn ailments(&self, grace: Duration) -> Vec<String> {
+        let now = Instant::now();
+        let mut ailments = Vec::new();
+        for (index, commands) in self.commands.iter().enumerate() {
+            match commands.down() {
+                Some(_) if !commands.ever() => {
+                    ailments.push("the backplane was not reached yet".into());
+                }
+                Some((since, why)) if now.saturating_duration_since(since) >= grace => {
+                    ailments.push(format!("the backplane cannot be reached: {why}"));
+                }
+                Some(_) => {}
+                None => {
+                    let first = index * self.per_primary;
+                    let links = &self.links[first..first + self.per_primary];
+                    let down = links.iter().filter(|link| !link.is_whole()).count();
+                    if down > 0 {
+                        ailments.push(format!(
+                            "{down} of {} links to the backplane are not whole",
+                            self.per_primary
+                        ));
+                    }
+                }
+            }
+        }
+        ailments.dedup();
+        ailments
+    }
+}
+
+fn place_of(topology: &Topology, per_primary: usize, channel: &str) -> usize {
+    topology.endpoint_of(channel) * per_primary + usize::from(slot(channel)) % per_primary
+}
+
+/// A channel of the primary that the link is to; in a cluster, numbers are tried until the slot is one of its own.
+fn probe_channel(shared: &Shared, topology: &Topology, endpoint: usize, link: usize) -> String {
+    (0..=u32::MAX)
+        .map(|salt| shared.keys.probe(shared.incarnation, link, salt))
+        .find(|channel| topology.endpoint_of(channel) == endpoint)
+        .expect("each primary of a topology has a slot, and names reach every slot")
+}
+
+/// Sends probes through the commands and looks whether they come back through the link. A link that is connected and
+/// brings nothing is the worst there is: everything looks well and nobody gets anything.
+async fn probe(link: Arc<Link>, commands: Commands, cluster: bool, metrics: BackplaneMetrics) {
+    let publish = if cluster { "SPUBLISH" } else { "PUBLISH" };
+    let mut ticks = tokio::time::interval(PROBE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for number in 1.. {
+        ticks.tick().await;
+        if !link.is_whole() {
+            continue;
+        }
+        let sent = Instant::now();
+        let mut command = cmd(publish);
+        command.arg(link.probe_channel()).arg(number.to_string());
+        // What the commands' own connection does not take says nothing about the link.
+        if commands.run(command).await.is_err() {
+            continue;
+        }
+        let back = async {
+            while link.probed() < number && link.is_whole() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        match tokio::time::timeout(PROBE_TIMEOUT, back).await {
+            Ok(()) => metrics.echo_seconds.observe(sent.elapsed().as_secs_f64()),
+            Err(_) => {
+                metrics.lost_probes.inc();
+                link.rebuild();
+            }
+        }
+    }
+}

@@ -1,0 +1,366 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, PushInfo, PushKind, Value};
+use tokio::sync::{Notify, mpsc};
+
+use super::backoff::Backoff;
+use super::interest::{Batch, Heard, Interest};
+use super::keys::{self, Keys};
+use super::place::{Endpoint, Place};
+use crate::backplane::{Arrivals, Envelope, EnvelopeError, Here, Sealer};
+use crate::model::{Address, Target};
+use crate::telemetry::{BackplaneMetrics, Reason};
+
+/// Envelopes that may wait to be delivered. One that finds no room is lost, and counted.
+const RECEIVE_QUEUE: usize = 16_384;
+/// Addresses in one SUBSCRIBE batch.
+const BATCH: usize = 1024;
+
+/// What a link is made of.
+#[derive(Clone)]
+pub(super) struct LinkParts {
+    pub(super) place: Arc<Place>,
+    pub(super) endpoint: Endpoint,
+    pub(super) keys: Keys,
+    pub(super) sealer: Sealer,
+    pub(super) metrics: BackplaneMetrics,
+    /// Its probes come to this Pub/Sub channel.
+    pub(super) probe: String,
+}
+
+/// One subscriber connection to one primary: the addresses that it has are on no other link of this node.
+///
+/// Three parts, each with one owner: the connection's driver puts what comes into a bounded queue; a task takes it from
+/// there to the node, in order; the link's own task connects, tells Redis what is listened to, and begins anew when the
+/// connection is lost or a probe does not come back.
+pub(super) struct Link {
+    parts: LinkParts,
+    interest: Mutex<Interest>,
+    /// There is something to tell Redis.
+    changed: Notify,
+    /// The connection is of no use.
+    rebuild: Notify,
+    /// The latest probe that came back.
+    probed: AtomicU64,
+    queue: mpsc::Sender<(Vec<u8>, Bytes)>,
+    /// Told when a slot moves away in a cluster.
+    moved: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Link {
+    /// The link with the addresses that it begins with, and its two tasks.
+    pub(super) fn new(
+        parts: LinkParts,
+        addresses: impl IntoIterator<Item = Address>,
+        arrivals: Arc<dyn Arrivals>,
+        moved: Arc<dyn Fn() + Send + Sync>,
+    ) -> (Arc<Self>, [crate::backplane::Later<'static, ()>; 2]) {
+        let (queue, received) = mpsc::channel(RECEIVE_QUEUE);
+        let mut interest = Interest::default();
+        for address in addresses {
+            interest.pin(address);
+        }
+        let link = Arc::new(Self {
+            parts,
+            interest: Mutex::new(interest),
+            changed: Notify::new(),
+            rebuild: Notify::new(),
+            probed: AtomicU64::new(0),
+            queue,
+            moved,
+        });
+        let delivering = deliver(
+            Arc::downgrade(&link),
+            link.parts.clone(),
+            received,
+            arrivals,
+        );
+        let running = link.clone().run();
+        (link, [Box::pin(running), Box::pin(delivering)])
+    }
+
+    fn interest(&self) -> MutexGuard<'_, Interest> {
+        // Each change of the map is whole before anything in it can panic.
+        self.interest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves once whatever is published to the address from then on comes here.
+    ///
+    /// # Errors
+    /// The link is not whole, or was lost meanwhile.
+    pub(super) async fn listen(&self, address: Address) -> Result<(), String> {
+        let heard = self.interest().listen(address);
+        match heard {
+            Heard::Already => Ok(()),
+            Heard::Down => Err("the subscriber link to Redis is down".into()),
+            Heard::Soon(confirmed) => {
+                self.changed.notify_one();
+                confirmed
+                    .await
+                    .map_err(|_| "the subscriber link to Redis was lost".into())
+            }
+        }
+    }
+
+    pub(super) fn unlisten(&self, address: &Address) {
+        self.interest().unlisten(address, Instant::now());
+        self.changed.notify_one();
+    }
+
+    pub(super) fn here(&self, address: &Address) -> Here {
+        self.interest().here(address)
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        self.interest().is_whole()
+    }
+
+    /// What it listens to for sessions, to be taken to another link.
+    pub(super) fn addresses(&self) -> Vec<Address> {
+        self.interest().all()
+    }
+
+    /// Where its probes come in.
+    pub(super) fn probe_channel(&self) -> &str {
+        &self.parts.probe
+    }
+
+    /// The latest probe that came back.
+    pub(super) fn probed(&self) -> u64 {
+        self.probed.load(Ordering::Acquire)
+    }
+
+    /// Gives the connection up for a new one.
+    pub(super) fn rebuild(&self) {
+        self.rebuild.notify_one();
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut backoff = Backoff::default();
+        loop {
+            let lost = Arc::new(Notify::new());
+            let why = match self.connect(lost.clone()).await {
+                Ok(mut connection) => {
+                    backoff.reset();
+                    tracing::info!(endpoint = ?self.parts.endpoint, "a subscriber link to Redis is whole");
+                    self.parts.metrics.links.inc();
+                    let (reason, why) = self.serve(&mut connection, &lost).await;
+                    self.parts.metrics.links.dec();
+                    let rebuilds = &self.parts.metrics.rebuilds;
+                    rebuilds.get_or_create(&Reason { reason }).inc();
+                    why
+                }
+                Err(why) => why,
+            };
+            let affected = self.interest().lost();
+            let delay = backoff.next();
+            tracing::warn!(
+                endpoint = ?self.parts.endpoint,
+                affected,
+                problem = %why,
+                "a subscriber link to Redis is down; trying again in {delay:.1?}"
+            );
+            (self.moved)();
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// A connection on which everything is listened to again: the link is whole.
+    async fn connect(&self, lost: Arc<Notify>) -> Result<MultiplexedConnection, String> {
+        let pushed = self.on_push(lost);
+        let place = &self.parts.place;
+        let mut connection = place.connect(&self.parts.endpoint, Some(pushed)).await?;
+        let probe = [self.parts.probe.clone()];
+        self.tell(&mut connection, &[], &probe).await?;
+        // Whatever comes meanwhile is not accepted: the link is down. So this is all there is.
+        let all = self.interest().all();
+        for some in all.chunks(BATCH) {
+            let channels: Vec<_> = some.iter().map(|a| self.parts.keys.channel(a)).collect();
+            self.tell(&mut connection, &[], &channels).await?;
+        }
+        self.interest().made_whole();
+        Ok(connection)
+    }
+
+    /// What the connection's driver calls with each push. It must not wait.
+    fn on_push(&self, lost: Arc<Notify>) -> Box<dyn Fn(PushInfo) + Send + Sync> {
+        let queue = self.queue.clone();
+        let metrics = self.parts.metrics.clone();
+        Box::new(move |push| match push.kind {
+            PushKind::Message | PushKind::SMessage => {
+                let Some(message) = keys::message(push.data) else {
+                    return;
+                };
+                if queue.try_send(message).is_err() {
+                    metrics.lost("receive_queue");
+                }
+            }
+            PushKind::Disconnection => lost.notify_one(),
+            // In a cluster, the slot went to another node.
+            PushKind::SUnsubscribe => {
+                if let Some(Value::BulkString(channel)) = push.data.into_iter().next()
+                    && queue.try_send((channel, Bytes::new())).is_err()
+                {
+                    lost.notify_one();
+                }
+            }
+            _ => {}
+        })
+    }
+
+    /// Until the connection is of no more use; why, for metrics and for people.
+    async fn serve(
+        &self,
+        connection: &mut MultiplexedConnection,
+        lost: &Notify,
+    ) -> (&'static str, String) {
+        loop {
+            let due = self.interest().next_due();
+            let due = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = lost.notified() => return ("lost", "the connection ended".into()),
+                () = self.rebuild.notified() => return ("probe", "a probe did not come back".into()),
+                () = self.changed.notified() => {}
+                () = due => {}
+            }
+            loop {
+                let batch = self.interest().batch(Instant::now(), BATCH);
+                if batch.is_empty() {
+                    break;
+                }
+                if let Err(why) = self.tell_batch(connection, batch).await {
+                    return ("refused", why);
+                }
+            }
+        }
+    }
+
+    async fn tell_batch(
+        &self,
+        connection: &mut MultiplexedConnection,
+        batch: Batch,
+    ) -> Result<(), String> {
+        let names = |addresses: &[Address]| -> Vec<String> {
+            let name = |address| self.parts.keys.channel(address);
+            addresses.iter().map(name).collect()
+        };
+        let (less, more) = (names(&batch.unlisten), names(&batch.listen));
+        self.tell(connection, &less, &more).await?;
+        let metrics = &self.parts.metrics;
+        metrics.listens.inc_by(batch.listen.len() as u64);
+        metrics.unlistens.inc_by(batch.unlisten.len() as u64);
+        self.interest().confirmed(batch, Instant::now());
+        Ok(())
+    }
+
+    /// Unsubscribes and subscribes in one pipeline, a command for each channel, and waits for every confirmation.
+    async fn tell(
+        &self,
+        connection: &mut MultiplexedConnection,
+        less: &[String],
+        more: &[String],
+    ) -> Result<(), String> {
+        let (subscribe, unsubscribe) = match self.parts.place.is_cluster() {
+            true => ("SSUBSCRIBE", "SUNSUBSCRIBE"),
+            false => ("SUBSCRIBE", "UNSUBSCRIBE"),
+        };
+        let mut pipeline = Pipeline::with_capacity(less.len() + more.len());
+        for channel in less {
+            pipeline.cmd(unsubscribe).arg(channel);
+        }
+        for channel in more {
+            pipeline.cmd(subscribe).arg(channel);
+        }
+        let count = pipeline.len();
+        let answers = connection
+            .send_packed_commands(&pipeline, 0, count)
+            .await
+            .map_err(|e| match e.is_timeout() {
+                true => "Redis does not answer".to_owned(),
+                false => e.to_string(),
+            })?;
+        match answers.into_iter().find_map(|answer| match answer {
+            Value::ServerError(error) => Some(error),
+            _ => None,
+        }) {
+            Some(error) => Err(format!(
+                "Redis said {} {}",
+                error.code(),
+                error.details().unwrap_or_default()
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The end of a subscription that this node did not ask for.
+    fn ended(&self, address: &Address) {
+        if !self.interest().gives_up(address) {
+            (self.moved)();
+            self.rebuild();
+        }
+    }
+}
+
+/// Takes what came to the node, in order.
+async fn deliver(
+    link: std::sync::Weak<Link>,
+    parts: LinkParts,
+    mut received: mpsc::Receiver<(Vec<u8>, Bytes)>,
+    arrivals: Arc<dyn Arrivals>,
+) {
+    while let Some((channel, bytes)) = received.recv().await {
+        if channel == parts.probe.as_bytes() {
+            if let (Some(link), Some(number)) = (link.upgrade(), probe_number(&bytes)) {
+                link.probed.fetch_max(number, Ordering::AcqRel);
+            }
+            continue;
+        }
+        let Some(address) = parts.keys.address(&channel) else {
+            parts.metrics.dropped("address");
+            continue;
+        };
+        if bytes.is_empty() {
+            if let Some(link) = link.upgrade() {
+                link.ended(&address);
+            }
+            continue;
+        }
+        match open(&parts.sealer, &address, bytes) {
+            Ok(envelope) => {
+                parts.metrics.received(&address);
+                arrivals.arrive(envelope).await;
+            }
+            Err(error) => {
+                parts.metrics.dropped(error.name());
+                tracing::debug!(%address, reason = error.name(), "an envelope was dropped");
+            }
+        }
+    }
+}
+
+/// The envelope, if it is for the address to which it came.
+fn open(sealer: &Sealer, address: &Address, bytes: Bytes) -> Result<Envelope, EnvelopeError> {
+    let envelope = sealer.open(address, bytes)?;
+    let fits = match &envelope {
+        Envelope::Message(message) => match &message.target {
+            Target::One(target) => target == address,
+            Target::Users(_) => *address == Address::Everyone,
+        },
+        Envelope::Question(_) => true,
+        Envelope::Answer(_) => matches!(address, Address::Node(_)),
+    };
+    fits.then_some(envelope).ok_or(EnvelopeError::Malformed)
+}
+
+fn probe_number(bytes: &[u8]) -> Option<u64> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}

@@ -1,0 +1,280 @@
+//! Nodes linked through Redis Pub/Sub, each listening only to the addresses that its sessions follow.
+//!
+//! A [`Fabric`] is what a node holds against one topology: per primary one connection for commands and some for listening,
+//! the addresses spread over them by hash. A topology that changed (a cluster's slots moved) makes a new fabric, which
+//! listens to all that the old one did. What Redis is away for is decided here: nothing is retried once a byte of it may
+//! have left, and every answer says which of the three outcomes it was.
+
+mod backoff;
+mod commands;
+mod fabric;
+mod interest;
+mod keys;
+mod lease;
+mod link;
+mod place;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::{Cmd, Value, cmd};
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use self::fabric::Fabric;
+use self::keys::Keys;
+use super::{
+    Arrivals, Backplane, BackplaneConfig, Envelope, Here, Later, PublishError, Published, Sealer,
+};
+use crate::model::Address;
+use crate::telemetry::BackplaneMetrics;
+
+pub(crate) use self::commands::Failure;
+pub use self::place::Place;
+
+/// How long `listen` waits for Redis's confirmation.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often the topology of a cluster may be looked at.
+const TOPOLOGY_PAUSE: Duration = Duration::from_millis(500);
+/// How long a start waits for Redis before the node goes on without.
+const START_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A node's part of a Redis backplane.
+pub struct Redis {
+    shared: Arc<Shared>,
+    supervisor: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+/// What its tasks share.
+struct Shared {
+    place: Arc<Place>,
+    keys: Keys,
+    sealer: Sealer,
+    links_per_primary: usize,
+    min_replicas: u32,
+    grace: Duration,
+    incarnation: u64,
+    metrics: BackplaneMetrics,
+    arrivals: Arc<dyn Arrivals>,
+    fabric: watch::Sender<Option<Arc<Fabric>>>,
+    /// Keys may be elsewhere.
+    moved: Arc<Notify>,
+    closed: AtomicBool,
+}
+
+impl Redis {
+    /// Begins to connect. `incarnation` names this run of the node.
+    ///
+    /// # Errors
+    /// The configuration is wrong; a sentence with the key.
+    pub fn new(
+        config: &BackplaneConfig,
+        incarnation: u64,
+        metrics: BackplaneMetrics,
+        arrivals: Arc<dyn Arrivals>,
+    ) -> Result<Self, String> {
+        let shared = Arc::new(Shared {
+            place: Arc::new(Place::of(config)?),
+            keys: Keys::new(&config.prefix),
+            sealer: Sealer::new(config.secret.as_ref()),
+            links_per_primary: config.subscriber_links,
+            min_replicas: config.min_replicas,
+            grace: config.readiness_grace,
+            incarnation,
+            metrics,
+            arrivals,
+            fabric: watch::Sender::new(None),
+            moved: Arc::new(Notify::new()),
+            closed: AtomicBool::new(false),
+        });
+        let supervisor = tokio::spawn(supervise(shared.clone()));
+        Ok(Self {
+            shared,
+            supervisor: Mutex::new(Some(supervisor)),
+        })
+    }
+
+    /// Waits until the node is linked, for a moment: a Redis that is not there when a node starts is no reason not to
+    /// start.
+    pub async fn wait_until_whole(&self) {
+        let whole = async {
+            let mut fabrics = self.shared.fabric.subscribe();
+            loop {
+                let fabric = fabrics.borrow_and_update().clone();
+                if fabric.is_some_and(|fabric| fabric.is_whole()) {
+                    return;
+                }
+                let _ = tokio::time::timeout(Duration::from_millis(5), fabrics.changed()).await;
+            }
+        };
+        let _ = tokio::time::timeout(START_TIMEOUT, whole).await;
+    }
+
+    /// Runs a command on the primary that has a key; `replicated` waits for `min_replicas` too.
+    pub(crate) async fn command(
+        &self,
+        key: &str,
+        command: Cmd,
+        replicated: bool,
+    ) -> Result<Value, Failure> {
+        let fabric = self.shared.fabric()?;
+        fabric.commands(key, replicated).run(command).await
+    }
+
+    fn nodes_key(&self) -> String {
+        self.shared.keys.nodes()
+    }
+
+    /// Where a ticket waits.
+    pub(crate) fn ticket_key(&self, hash: &impl std::fmt::Display) -> String {
+        self.shared.keys.ticket(hash)
+    }
+}
+
+impl Shared {
+    fn fabric(&self) -> Result<Arc<Fabric>, Failure> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Failure::NotSent("this node is leaving".into()));
+        }
+        let fabric = self.fabric.borrow().clone();
+        fabric.ok_or_else(|| Failure::NotSent("Redis was not reached yet".into()))
+    }
+
+    /// Sends an envelope, once.
+    async fn publish(
+        &self,
+        to: Address,
+        envelope: Envelope,
+        deadline: Instant,
+    ) -> Result<Published, PublishError> {
+        let fabric = self.fabric().map_err(refused)?;
+        let link = fabric.link(&to);
+        let before = link.here(&to);
+        let channel = self.keys.channel(&to);
+        let bytes = self.sealer.seal(&to, &envelope);
+        let mut publish = match self.place.is_cluster() {
+            true => cmd("SPUBLISH"),
+            false => cmd("PUBLISH"),
+        };
+        publish.arg(&channel).arg(bytes);
+        let sent = fabric.commands(&channel, false).run(publish);
+        let outcome = tokio::time::timeout_at(deadline, sent).await;
+        let (name, result) = match outcome {
+            Ok(Ok(Value::Int(listeners))) => ("accepted", Ok(listeners)),
+            Ok(Ok(_)) => (
+                "unknown",
+                Err(PublishError::Unknown("Redis gave no count".into())),
+            ),
+            Ok(Err(failure)) => {
+                let error = refused(failure);
+                let name = match error {
+                    PublishError::Unknown(_) => "unknown",
+                    _ => "refused",
+                };
+                (name, Err(error))
+            }
+            Err(_) => {
+                let why = "Redis did not answer within the call's deadline".into();
+                ("unknown", Err(PublishError::Unknown(why)))
+            }
+        };
+        self.metrics.published(name);
+        let here = match (before, link.here(&to)) {
+            (before, after) if before == after => before,
+            (Here::Away, _) | (_, Here::Away) => Here::Away,
+            _ => Here::Changing,
+        };
+        Ok(Published {
+            listeners: u32::try_from(result?).unwrap_or(0),
+            here,
+        })
+    }
+}
+
+fn refused(failure: Failure) -> PublishError {
+    match failure {
+        Failure::NotSent(why) | Failure::Refused(why) => PublishError::Unavailable(why),
+        Failure::Unknown(why) => PublishError::Unknown(why),
+    }
+}
+
+impl Backplane for Redis {
+    fn publish(
+        &self,
+        to: Address,
+        envelope: Envelope,
+        deadline: Instant,
+    ) -> Later<'_, Result<Published, PublishError>> {
+        Box::pin(self.shared.publish(to, envelope, deadline))
+    }
+
+    fn listen(&self, address: Address) -> Later<'_, Result<(), String>> {
+        Box::pin(async move {
+            let fabric = self.shared.fabric().map_err(Failure::into_problem)?;
+            let listening = fabric.link(&address).listen(address.clone());
+            tokio::time::timeout(LISTEN_TIMEOUT, listening)
+                .await
+                .map_err(|_| "Redis did not confirm a subscription".to_owned())?
+        })
+    }
+
+    fn unlisten(&self, address: &Address) {
+        if let Ok(fabric) = self.shared.fabric() {
+            fabric.link(address).unlisten(address);
+        }
+    }
+
+    fn ailments(&self) -> Vec<String> {
+        let fabric = self.shared.fabric.borrow().clone();
+        match fabric {
+            None => vec!["the backplane was not reached yet".into()],
+            Some(fabric) => fabric.ailments(self.shared.grace),
+        }
+    }
+
+    fn close(&self) -> Later<'_, ()> {
+        Box::pin(async move {
+            self.shared.closed.store(true, Ordering::Release);
+            if let Some(supervisor) = self.supervisor.lock().await.take() {
+                supervisor.abort();
+                let _ = supervisor.await;
+            }
+            self.shared.fabric.send_replace(None);
+        })
+    }
+}
+
+/// Owns the tasks of the fabric: finds the topology, builds a fabric for it, and another when it changed.
+async fn supervise(shared: Arc<Shared>) {
+    let mut backoff = backoff::Backoff::default();
+    // Replaced with the fabric; what is dropped is aborted.
+    let mut tasks = JoinSet::new();
+    let mut topology = None;
+    loop {
+        match shared.place.topology().await {
+            Ok(found) => {
+                backoff.reset();
+                if topology.as_ref() != Some(&found) {
+                    let old = shared.fabric.borrow().clone();
+                    let mut more = JoinSet::new();
+                    let fabric = Fabric::new(&shared, found.clone(), old.as_deref(), &mut more);
+                    shared.fabric.send_replace(Some(Arc::new(fabric)));
+                    if topology.replace(found).is_some() {
+                        tracing::warn!("the Redis Cluster has changed; listening anew");
+                    }
+                    tasks.shutdown().await;
+                    tasks = more;
+                }
+                shared.moved.notified().await;
+                tokio::time::sleep(TOPOLOGY_PAUSE).await;
+            }
+            Err(problem) => {
+                let delay = backoff.next();
+                tracing::warn!(%problem, "Redis cannot be reached; is it running? trying again in {delay:.1?}");
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+}

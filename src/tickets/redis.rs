@@ -1,0 +1,222 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Value, cmd};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{GrantFields, Presented, Redemption, StoreError, TTL_MAX, TicketHash, TicketStore};
+use crate::backplane::Later;
+use crate::backplane::redis::{Failure, Redis};
+use crate::model::{Grant, unix_millis};
+use crate::telemetry::{Metrics, Reason};
+
+/// The one take of a ticket, in one step: whoever gets the value is the only one.
+///
+/// `KEYS[1]` the ticket; `ARGV[1]` the longest life in milliseconds. Answers the value, or the remaining life of a ticket
+/// that has none or too much of it, or nothing.
+const TAKE: &str = r"
+local value = redis.call('GET', KEYS[1])
+if not value then return false end
+local life = redis.call('PTTL', KEYS[1])
+if life < 0 or life > tonumber(ARGV[1]) then return life end
+redis.call('DEL', KEYS[1])
+return value
+";
+
+/// Tickets of a whole cluster, in Redis: ours, and those that other services write in the public format (docs/tickets.md).
+pub struct RedisTickets {
+    redis: Arc<Redis>,
+    metrics: Metrics,
+}
+
+/// A ticket at rest: the public format. A field that is not here is refused.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AtRest {
+    user_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    channels: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claims: Option<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    origins: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ips: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    session_seconds: Option<u64>,
+    /// Unix milliseconds. A ticket that a failed-over Redis brings back dies by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<u64>,
+}
+
+impl AtRest {
+    fn of(grant: &Grant, expires_at: u64) -> Self {
+        Self {
+            user_id: grant.user.to_string(),
+            device: grant.device.as_ref().map(ToString::to_string),
+            channels: grant.channels.iter().map(ToString::to_string).collect(),
+            since: None,
+            claims: grant
+                .claims
+                .as_deref()
+                .and_then(|text| RawValue::from_string(text.to_owned()).ok()),
+            origins: grant.origins.iter().map(ToString::to_string).collect(),
+            ips: grant.ips.iter().map(ToString::to_string).collect(),
+            session_seconds: grant.session_seconds,
+            expires_at: Some(expires_at),
+        }
+    }
+
+    /// What the bytes grant, and until when.
+    fn parse(bytes: &[u8]) -> Result<(Grant, Option<u64>), String> {
+        let at_rest: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        let expires_at = at_rest.expires_at;
+        let fields = GrantFields {
+            user_id: at_rest.user_id,
+            device: at_rest.device,
+            channels: at_rest.channels,
+            claims: at_rest.claims.map(|raw| raw.get().to_owned()),
+            origins: at_rest.origins,
+            ips: at_rest.ips,
+            session_seconds: at_rest.session_seconds,
+            since: at_rest.since,
+        };
+        let grant = fields.into_grant().map_err(|e| e.to_string())?;
+        Ok((grant, expires_at))
+    }
+}
+
+impl RedisTickets {
+    /// Tickets behind this backplane.
+    pub fn new(redis: Arc<Redis>, metrics: Metrics) -> Self {
+        Self { redis, metrics }
+    }
+
+    async fn put(&self, hash: TicketHash, grant: Grant, life: Duration) -> Result<(), StoreError> {
+        let key = self.redis.ticket_key(&hash);
+        let life = u64::try_from(life.min(TTL_MAX).as_millis()).unwrap_or(u64::MAX);
+        let at_rest = AtRest::of(&grant, unix_millis().saturating_add(life));
+        let json =
+            serde_json::to_string(&at_rest).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let mut set = cmd("SET");
+        set.arg(&key).arg(json).arg("PX").arg(life);
+        self.redis
+            .command(&key, set, false)
+            .await
+            .map(|_| ())
+            .map_err(away)
+    }
+
+    /// Reads first, since a look at `origins` and `ips` must not spend the ticket, and then takes.
+    async fn take(&self, hash: TicketHash, shown: &Presented) -> Result<Redemption, StoreError> {
+        let key = self.redis.ticket_key(&hash);
+        let mut get = cmd("GET");
+        get.arg(&key);
+        let Value::BulkString(found) = self.redis.command(&key, get, false).await.map_err(away)?
+        else {
+            return Ok(Redemption::Unknown);
+        };
+        let grant = match self.grant(&found) {
+            Ok(grant) => grant,
+            Err(reason) => return Ok(self.bad(reason)),
+        };
+        if let Some(refused) = shown.refused_by(&grant) {
+            return Ok(refused);
+        }
+        let mut take = cmd("EVAL");
+        take.arg(TAKE).arg(1).arg(&key);
+        take.arg(u64::try_from(TTL_MAX.as_millis()).unwrap_or(u64::MAX));
+        match self.redis.command(&key, take, true).await.map_err(away)? {
+            Value::BulkString(taken) if taken == found => Ok(Redemption::Granted(grant)),
+            Value::Int(_) => Ok(self.bad("ttl")),
+            // Another one took it, or it expired; or somebody wrote another one meanwhile, which is spent for nothing.
+            _ => Ok(Redemption::Unknown),
+        }
+    }
+
+    fn grant(&self, found: &[u8]) -> Result<Grant, &'static str> {
+        let (grant, expires_at) = AtRest::parse(found).map_err(|problem| {
+            // The value is somebody's secret in part: only what is wrong with it is told.
+            tracing::warn!(%problem, "a ticket in Redis is not in the public format (docs/tickets.md)");
+            "format"
+        })?;
+        match expires_at {
+            Some(expires_at) if expires_at <= unix_millis() => Err("expired"),
+            _ => Ok(grant),
+        }
+    }
+
+    fn bad(&self, reason: &'static str) -> Redemption {
+        let bad = &self.metrics.bad_tickets;
+        bad.get_or_create(&Reason { reason }).inc();
+        Redemption::Unknown
+    }
+}
+
+fn away(failure: Failure) -> StoreError {
+    StoreError::Unavailable(failure.into_problem())
+}
+
+impl TicketStore for RedisTickets {
+    fn issue(
+        &self,
+        hash: TicketHash,
+        grant: Grant,
+        life: Duration,
+    ) -> Later<'_, Result<(), StoreError>> {
+        Box::pin(self.put(hash, grant, life))
+    }
+
+    fn redeem<'a>(
+        &'a self,
+        hash: TicketHash,
+        shown: &'a Presented,
+    ) -> Later<'a, Result<Redemption, StoreError>> {
+        Box::pin(self.take(hash, shown))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ChannelName, DeviceName, IpPrefix, Origin, UserId};
+
+    #[test]
+    fn a_grant_survives_its_rest() {
+        let grant = Grant {
+            user: UserId::parse("42").expect("a user"),
+            device: Some(DeviceName::parse("phone").expect("a device")),
+            channels: [ChannelName::parse("orders:eu").expect("a channel")].into(),
+            claims: Some(r#"{"plan":"pro"}"#.into()),
+            origins: [Origin::parse("https://a.b").expect("an origin")].into(),
+            ips: [IpPrefix::parse("10.0.0.0/8").expect("a prefix")].into(),
+            session_seconds: Some(60),
+        };
+        for grant in [grant, Grant::of(UserId::parse("1").expect("a user"))] {
+            let json = serde_json::to_vec(&AtRest::of(&grant, 7)).expect("JSON");
+            assert_eq!(AtRest::parse(&json), Ok((grant, Some(7))));
+        }
+    }
+
+    #[test]
+    fn a_foreign_ticket_says_what_is_wrong_with_it() {
+        let parse = |json: &str| AtRest::parse(json.as_bytes());
+        assert!(parse(r#"{"user_id":"42"}"#).is_ok());
+        for (bad, says) in [
+            ("42", "invalid type"),
+            ("{}", "user_id"),
+            (r#"{"user_id":"4 2"}"#, "spaces"),
+            (r#"{"user_id":"42","user":"43"}"#, "unknown field `user`"),
+            (r#"{"user_id":"42","claims":[]}"#, "claims"),
+            (r#"{"user_id":"42","expires_at":"soon"}"#, "invalid type"),
+        ] {
+            let error = parse(bad).expect_err(bad);
+            assert!(error.contains(says), "{bad}: {error}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The answer of a push comes before its caller gives up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings::backplane::{Backplane, Later, PublishError};
+use tidings::doors::service::{self, Api, ApiKeys};
+use tidings::fleet::Health;
+use tidings::hub::{Hub, HubParts, Namespaces};
+use tidings::model::{Address, Message, NodeId};
+use tidings::proto::tidings::v1 as pb;
+use tidings::telemetry::Metrics;
+use tidings::tickets::Tickets;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+use crate::support::{KEY, config};
+
+/// A backplane that answers nothing, or that it lost the answer.
+struct Broken {
+    silent: bool,
+}
+
+impl Backplane for Broken {
+    fn publish(&self, _: Message) -> Later<'_, Result<u32, PublishError>> {
+        Box::pin(async {
+            if self.silent {
+                std::future::pending::<()>().await;
+            }
+            Err(PublishError::Unknown("the answer was lost".into()))
+        })
+    }
+
+    fn listen(&self, _: Address) -> Later<'_, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn unlisten(&self, _: &Address) {}
+}
+
+/// A service door in front of that backplane.
+async fn door(silent: bool) -> Channel {
+    let config = config();
+    let metrics = Metrics::new();
+    let parts = HubParts {
+        node: NodeId("test".into()),
+        config: config.hub.clone(),
+        limits: config.limits.clone(),
+        heartbeat: config.heartbeat.clone(),
+        inbox: config.inbox.clone(),
+        namespaces: Arc::new(Namespaces::new(&config.namespaces, true)),
+        metrics: metrics.clone(),
+    };
+    let (hub, _) = Hub::new(parts, |_| Arc::new(Broken { silent }));
+    let api = Api {
+        router: hub.router.clone(),
+        tickets: Arc::new(Tickets::in_memory(&config.tickets).expect("valid")),
+        keys: ApiKeys::new(&config.api_keys).expect("valid"),
+        limits: config.limits.clone(),
+        url: None,
+        metrics,
+    };
+    let phases = Health::default().phases();
+    let routes = service::routes(Arc::new(api), phases, 16, false)
+        .await
+        .expect("routes");
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let at = socket.local_addr().expect("an address");
+    tokio::spawn(service::serve(socket, routes, std::future::pending()));
+    let endpoint = Channel::from_shared(format!("http://{at}")).expect("a URL");
+    endpoint.connect().await.expect("connected")
+}
+
+async fn push(channel: Channel, timeout: Option<&str>) -> Status {
+    let mut request = Request::new(pb::PushRequest {
+        user_id: "42".into(),
+        body: Some(pb::push_request::Body::Message("hello".into())),
+        ..Default::default()
+    });
+    let metadata = request.metadata_mut();
+    let key = format!("Bearer {KEY}").parse().expect("a value");
+    metadata.insert("authorization", key);
+    if let Some(timeout) = timeout {
+        metadata.insert("grpc-timeout", timeout.parse().expect("a value"));
+    }
+    let mut client = pb::notification_client::NotificationClient::new(channel);
+    client
+        .push_notification(request)
+        .await
+        .expect_err("the backplane is broken")
+}
+
+#[tokio::test]
+async fn a_push_is_answered_before_the_callers_deadline() {
+    let channel = door(true).await;
+    let status = push(channel.clone(), Some("600m")).await;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    let retry = status.get_details_retry_info().expect("when to retry");
+    assert_eq!(retry.retry_delay, Some(Duration::from_secs(1)));
+    let status = push(channel, Some("soon")).await;
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(status.message().contains("grpc-timeout"), "{status:?}");
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_names_the_message() {
+    let status = push(door(false).await, None).await;
+    assert_eq!(status.code(), Code::Aborted);
+    let id = status.metadata().get("message-id").expect("an id");
+    let info = status.get_details_error_info().expect("what happened");
+    assert_eq!((&*info.reason, &*info.domain), ("ABORTED", "tidings"));
+    assert_eq!(info.metadata["message_id"], id.to_str().expect("ASCII"));
+}
