@@ -164,6 +164,10 @@ impl RedisServer {
         let more = options.iter().map(|option| (*option).to_owned());
         let arguments: Vec<_> = self.arguments.iter().cloned().chain(more).collect();
         self.child = spawn(self.folder.path(), &arguments);
+        until("redis-server says something", async || {
+            self.try_command(&["PING"]).await.is_ok()
+        })
+        .await;
     }
 
     /// Writes so many keys to disk, to be loaded when it comes back.
