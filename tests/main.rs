@@ -8,6 +8,7 @@ mod delivery;
 mod drain;
 mod layers;
 mod limits;
+mod refusals;
 mod secrets;
 mod service;
 mod support;
