@@ -1,5 +1,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -179,8 +180,19 @@ fn switching(accept: &str, subprotocol: bool) -> Response<Body> {
 /// The TCP stream out of hyper again, and what the client sent behind its handshake.
 async fn take_stream(upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
     let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+    let stream = parts.io.into_inner();
+    forget_waker(&stream);
     // Copied: the buffer that hyper read into would live as long as the session.
-    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+    Some((stream, parts.read_buf.to_vec()))
+}
+
+/// Makes the socket's readiness forget whom it would wake. That is hyper's task: it has ended, but its memory (about
+/// 1.5 KB) lives as long as a waker of it does, and only the next poll for readiness, or bytes, replace the one that is
+/// kept here. The hub never polls: it waits by futures, which are listed elsewhere.
+fn forget_waker(stream: &TcpStream) {
+    let mut nobody = Context::from_waker(Waker::noop());
+    let _ = stream.poll_read_ready(&mut nobody);
+    let _ = stream.poll_write_ready(&mut nobody);
 }
 
 /// One `refused` frame and a close frame; then the client's end of the stream is awaited.
@@ -200,4 +212,41 @@ async fn tell(upgrade: OnUpgrade, refusal: Refusal) -> Option<()> {
     let mut rest = [0; 512];
     while stream.read(&mut rest).await.ok()? > 0 {}
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::Wake;
+
+    use tokio::io::{AsyncRead as _, ReadBuf};
+
+    use super::*;
+
+    struct Ended;
+
+    impl Wake for Ended {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_was_taken_keeps_no_task_of_the_handshake() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_client, (mut stream, _)) = (client.expect("connected"), accepted.expect("accepted"));
+        let task = Arc::new(Ended);
+        let waker = Waker::from(task.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut bytes = [0; 8];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let polled = Pin::new(&mut stream).poll_read(&mut context, &mut buffer);
+        drop(waker);
+        assert!(polled.is_pending());
+        assert_eq!(Arc::strong_count(&task), 2);
+        forget_waker(&stream);
+        assert_eq!(Arc::strong_count(&task), 1);
+    }
 }
