@@ -10,6 +10,7 @@ mod drain;
 mod layers;
 mod limits;
 mod openapi;
+mod refusals;
 mod secrets;
 mod service;
 mod support;
