@@ -3,15 +3,22 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod admission;
+mod cluster;
+mod cluster_tickets;
 mod command_line;
+mod control;
 mod deadline;
 mod delivery;
 mod drain;
+mod failover;
+mod forgery;
 mod layers;
 mod limits;
+mod outages;
 mod openapi;
 mod refusals;
 mod secrets;
 mod service;
 mod support;
+mod tools;
 mod wire;
