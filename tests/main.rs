@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod admission;
+mod backplane;
 mod cluster;
 mod cluster_tickets;
 mod command_line;
@@ -14,8 +15,8 @@ mod failover;
 mod forgery;
 mod layers;
 mod limits;
-mod outages;
 mod openapi;
+mod outages;
 mod refusals;
 mod secrets;
 mod service;
