@@ -3,30 +3,37 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings::backplane::{Backplane, Later, PublishError};
+use tidings::backplane::{Backplane, Envelope, Later, PublishError, Published};
 use tidings::doors::service::{self, Api, ApiKeys};
 use tidings::fleet::Health;
-use tidings::hub::{Hub, HubParts, Namespaces};
-use tidings::model::{Address, Message, NodeId};
+use tidings::hub::{Hub, HubParts, Intake, Namespaces};
+use tidings::model::{Address, NodeId};
 use tidings::proto::tidings::v1 as pb;
 use tidings::telemetry::Metrics;
 use tidings::tickets::Tickets;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use crate::support::{KEY, config};
 
-/// A backplane that answers nothing, or that it lost the answer.
+/// A backplane that has no room, or that lost the answer.
 struct Broken {
     silent: bool,
 }
 
 impl Backplane for Broken {
-    fn publish(&self, _: Message) -> Later<'_, Result<u32, PublishError>> {
-        Box::pin(async {
+    fn publish(
+        &self,
+        _: Address,
+        _: Envelope,
+        deadline: Instant,
+    ) -> Later<'_, Result<Published, PublishError>> {
+        Box::pin(async move {
             if self.silent {
-                std::future::pending::<()>().await;
+                tokio::time::sleep_until(deadline).await;
+                return Err(PublishError::Busy);
             }
             Err(PublishError::Unknown("the answer was lost".into()))
         })
@@ -37,6 +44,14 @@ impl Backplane for Broken {
     }
 
     fn unlisten(&self, _: &Address) {}
+
+    fn ailments(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn close(&self) -> Later<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// A service door in front of that backplane.
@@ -52,7 +67,9 @@ async fn door(silent: bool) -> Channel {
         namespaces: Arc::new(Namespaces::new(&config.namespaces, true)),
         metrics: metrics.clone(),
     };
-    let (hub, _) = Hub::new(parts, |_| Arc::new(Broken { silent }));
+    let intake = Intake::new(&config.hub, &metrics);
+    let backplane = Arc::new(Broken { silent });
+    let (hub, _, _) = Hub::new(parts, intake, backplane.clone());
     let api = Api {
         router: hub.router.clone(),
         tickets: Arc::new(Tickets::in_memory(&config.tickets).expect("valid")),
@@ -61,7 +78,7 @@ async fn door(silent: bool) -> Channel {
         url: None,
         metrics,
     };
-    let phases = Health::default().phases();
+    let phases = Health::new(backplane).phases();
     let routes = service::routes(Arc::new(api), phases, 16, false)
         .await
         .expect("routes");

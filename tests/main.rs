@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod admission;
+mod backplane;
 mod cluster;
 mod cluster_tickets;
 mod command_line;
@@ -15,6 +16,7 @@ mod layers;
 mod limits;
 mod openapi;
 mod outages;
+mod refusals;
 mod secrets;
 mod service;
 mod support;

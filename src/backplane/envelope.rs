@@ -509,7 +509,7 @@ mod tests {
                 Target::One(Address::Everyone),
                 Body::Binary(Bytes::from_static(&[0, 255])),
             ),
-            message(Target::Users(Box::new([]).into()), text.clone()),
+            message(Target::Users([].into()), text.clone()),
             message(Target::Users([user("1")].into()), text.clone()),
             message(Target::Users([user("1"), user("2")].into()), text),
             question(Ask::WhereIs(user("42"))),
