@@ -8,6 +8,7 @@ mod cluster;
 mod cluster_tickets;
 mod command_line;
 mod control;
+mod deadline;
 mod delivery;
 mod drain;
 mod failover;

@@ -64,7 +64,7 @@ impl RedisServer {
             let at = options.iter().position(|option| *option == name)?;
             options.get(at + 1).map(|value| (*value).to_owned())
         };
-        let mut server = Self {
+        let server = Self {
             port,
             child: spawn(folder.path(), &arguments),
             folder,
