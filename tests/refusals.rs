@@ -141,6 +141,19 @@ async fn a_channel_that_is_refused_at_connect_is_counted_like_one_that_is_asked_
     until_counted(&node, "client_errors", "limit", 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_does_not_come_is_refused_as_slow() {
+    let jwt = json!({"key": SECRET, "algorithm": "HS256", "audience": "tidings"});
+    let node = node_with_jwt(jwt).await;
+    let head = format!(
+        "POST /v1/tickets HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\nauthorization: Bearer {}\r\n\r\n",
+        signed(SECRET, "tidings", 60)
+    );
+    let answer = raw(&node, head.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    until_counted(&node, "refusals", "too_slow", 1).await;
+}
+
 /// An auth service that accepts every connection and never answers.
 async fn deaf_server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
