@@ -137,6 +137,7 @@ impl Node {
         let api = Arc::new(Api {
             router: hub.router.clone(),
             tickets: tickets.clone(),
+            leases: links.leases.clone(),
             keys: ApiKeys::new(&config.api_keys)?,
             limits: config.limits.clone(),
             url: url.clone(),
