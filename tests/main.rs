@@ -12,5 +12,6 @@ mod limits;
 mod openapi;
 mod secrets;
 mod service;
+mod sources;
 mod support;
 mod wire;
