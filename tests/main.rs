@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, unreachable_pub)]
 
+mod acl;
 mod admission;
 mod command_line;
 mod deadline;

@@ -13,13 +13,13 @@ use tidings::sources::SourceConfig;
 use crate::support::{Socket, TestNode, next, next_of, node_with, until};
 
 /// A redis-server on a free port; ends on drop.
-struct Redis {
+pub struct Redis {
     port: u16,
     child: Child,
 }
 
 impl Redis {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let free = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = free.local_addr().expect("an address").port();
         drop(free);
@@ -49,23 +49,23 @@ impl Redis {
         .await;
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
+    pub async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
         let client = redis::Client::open(self.url())?;
         client.get_multiplexed_async_connection().await
     }
 
-    async fn publish(&self, topic: &str, event: impl AsRef<[u8]>) {
+    pub async fn publish(&self, topic: &str, event: impl AsRef<[u8]>) {
         let mut redis = self.connect().await.expect("connected");
         let publish = cmd("PUBLISH").arg(topic).arg(event.as_ref()).to_owned();
         let _: i64 = publish.query_async(&mut redis).await.expect("published");
     }
 
     /// Waits until so many nodes hear a topic.
-    async fn heard_by(&self, topic: &str, nodes: i64) {
+    pub async fn heard_by(&self, topic: &str, nodes: i64) {
         until("the nodes hear the topic", async || {
             let mut redis = self.connect().await.expect("connected");
             let ask = cmd("PUBSUB").arg("NUMSUB").arg(topic).to_owned();
@@ -93,7 +93,7 @@ fn spawn(port: u16) -> Child {
         .expect("redis-server starts; install it, as in: sudo apt-get install redis-server")
 }
 
-fn source(keys: &str) -> SourceConfig {
+pub fn source(keys: &str) -> SourceConfig {
     let text = format!("kind = \"redis-pubsub\"\n{keys}");
     toml::from_str(&text).expect("a source")
 }
