@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// A JSON pointer (RFC 6901): where in an event a value is. The empty one is the whole event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pointer(Box<[String]>);
 
 impl Pointer {
@@ -64,12 +64,6 @@ fn index(step: &str) -> Option<usize> {
     let digits = step.bytes().all(|byte| byte.is_ascii_digit());
     let plain = digits && (step == "0" || !step.starts_with('0'));
     plain.then(|| step.parse().ok()).flatten()
-}
-
-impl Default for Pointer {
-    fn default() -> Self {
-        Self(Box::default())
-    }
 }
 
 impl fmt::Display for Pointer {
