@@ -1,12 +1,12 @@
 //! The rights in Redis that the docs name are enough, and no more than that.
 
-use redis::aio::MultiplexedConnection;
-use redis::cmd;
 use serde_json::json;
 use tidings::backplane::{BackplaneKind, BackplaneUrl};
 use tidings::model::sha256;
 
-use crate::sources::{Redis, source};
+use crate::sources::{heard_by, source};
+use crate::support::redis::RedisServer;
+use crate::support::resp::{Reply, Resp};
 use crate::support::{connect, next, node_with, refused};
 
 /// The lines of a page that make a Redis user, with the password filled in.
@@ -18,32 +18,35 @@ fn rights(page: &str) -> Vec<String> {
         .collect()
 }
 
-async fn grant(redis: &Redis, line: &str) {
-    let mut admin = redis.connect().await.expect("connected");
-    let words: Vec<&str> = line.split(' ').collect();
-    let grant = cmd(words[0]).arg(&words[1..]).to_owned();
-    let _: () = grant.query_async(&mut admin).await.expect(line);
+async fn grant(redis: &RedisServer, line: &str) {
+    redis.command(&words(line)).await;
 }
 
 /// A connection as one of those users.
-async fn login(redis: &Redis, user: &str) -> MultiplexedConnection {
+async fn login(redis: &RedisServer, user: &str) -> Resp {
     let mut connection = redis.connect().await.expect("connected");
-    let auth = cmd("AUTH").arg(user).arg("secret").to_owned();
-    let _: () = auth.query_async(&mut connection).await.expect("a login");
+    assert_eq!(
+        tell(&mut connection, &format!("AUTH {user} secret")).await,
+        Ok(())
+    );
     connection
 }
 
-/// What Redis says to a command.
-async fn tell(connection: &mut MultiplexedConnection, line: &str) -> Result<(), String> {
-    let words: Vec<&str> = line.split(' ').collect();
-    let told = cmd(words[0]).arg(&words[1..]).to_owned();
-    let said: redis::RedisResult<()> = told.query_async(connection).await;
-    said.map_err(|e| e.code().unwrap_or_default().to_owned())
+fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
+}
+
+/// What Redis says to a command: the code of its error.
+async fn tell(connection: &mut Resp, line: &str) -> Result<(), String> {
+    match connection.command(&words(line)).await.expect("answered") {
+        Reply::Error(error) => Err(error.split(' ').next().unwrap_or_default().into()),
+        _ => Ok(()),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_auth_service_may_issue_tickets_in_redis_and_nothing_else() {
-    let redis = Redis::start().await;
+    let redis = RedisServer::start().await;
     let node = node_with(|config| {
         config.backplane.kind = BackplaneKind::Redis;
         config.backplane.url = Some(BackplaneUrl::new(redis.url()));
@@ -93,7 +96,7 @@ async fn an_auth_service_may_issue_tickets_in_redis_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_and_its_publisher_need_the_topic_and_nothing_else() {
-    let redis = Redis::start().await;
+    let redis = RedisServer::start().await;
     let lines = rights(include_str!("../docs/sources.md"));
     assert_eq!(lines.len(), 2, "{lines:?}");
     for line in &lines {
@@ -108,7 +111,7 @@ async fn a_source_and_its_publisher_need_the_topic_and_nothing_else() {
     })
     .await;
     let (mut socket, _) = node.join("42", "").await;
-    redis.heard_by("orders.completed", 1).await;
+    heard_by(&redis, "orders.completed", 1).await;
     let mut orders = login(&redis, "orders").await;
     let event = json!({"user_id": "42", "message": "shipped"});
     let publish = format!("PUBLISH orders.completed {event}");

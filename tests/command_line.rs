@@ -170,3 +170,78 @@ async fn listen_prints_frames_and_stops_when_told_not_to_come_back() {
         .expect("in time");
     assert_eq!(status.expect("a status").code(), Some(3));
 }
+
+/// A TLS terminator in front of an address, as a proxy would be; answers its port, and its certificate as PEM.
+async fn terminator(behind: std::net::SocketAddr) -> (u16, String) {
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio_rustls::rustls::{ServerConfig, crypto};
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let certificate = CertificateDer::from(made.cert.der().to_vec());
+    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let provider = std::sync::Arc::new(crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("a pair");
+    let tls = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                // A client that does not trust the certificate ends here.
+                let Ok(mut outside) = tls.accept(stream).await else {
+                    return;
+                };
+                let mut inside = tokio::net::TcpStream::connect(behind)
+                    .await
+                    .expect("the node");
+                let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+            });
+        }
+    });
+    (port, made.cert.pem())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listen_goes_through_tls_and_only_to_whom_it_trusts() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let node = node().await;
+    let (port, certificate) = terminator(node.at.public).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ca.pem");
+    std::fs::write(&path, certificate).expect("written");
+    let (server, url) = (
+        format!("http://{}", node.at.service),
+        format!("wss://localhost:{port}/ws"),
+    );
+    let args = ["listen", "--user", "42", "--server", &server, "--url", &url];
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"))
+        .args(args)
+        .arg("--cacert")
+        .arg(&path)
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let welcome = lines.next_line().await.expect("a line").expect("a frame");
+    assert!(welcome.contains(r#""type":"welcome""#), "{welcome}");
+    node.push("42", json!("under cover")).await;
+    let message = lines.next_line().await.expect("a line").expect("a frame");
+    assert!(message.contains("under cover"), "{message}");
+
+    let stranger = tokio::task::spawn_blocking({
+        let args = args.map(ToOwned::to_owned);
+        move || tidings(&args.each_ref().map(String::as_str))
+    });
+    let stranger = stranger.await.expect("it ran");
+    let told = said(&stranger);
+    assert_eq!(stranger.status.code(), Some(1), "{told}");
+    assert!(told.contains("--cacert"), "{told}");
+}

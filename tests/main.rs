@@ -4,15 +4,24 @@
 
 mod acl;
 mod admission;
+mod backplane;
+mod cluster;
+mod cluster_tickets;
 mod command_line;
+mod control;
 mod deadline;
 mod delivery;
 mod drain;
+mod failover;
+mod forgery;
 mod layers;
 mod limits;
 mod openapi;
+mod outages;
+mod refusals;
 mod secrets;
 mod service;
 mod sources;
 mod support;
+mod tools;
 mod wire;

@@ -1,21 +1,14 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use http::header::{
-    CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
-};
-use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::call::{Server, issue};
+use super::dial::{Link, dial};
 use super::exit::{Failure, block_on, say};
 use crate::proto::tidings::v1 as pb;
 use crate::wire::codec::{self, CloseCode, Decoder, Event, Limits, Opcode, Role};
-use crate::wire::frames::{SUBPROTOCOL, TICKET_SUBPROTOCOL};
 
 /// The first wait before a reconnect, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
@@ -41,12 +34,15 @@ pub(super) struct ListenArgs {
     /// Where clients connect; from the ticket's answer unless given.
     #[arg(long)]
     url: Option<String>,
+    /// A PEM file of the certificates to trust at a wss:// URL, in place of the system's.
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
     #[command(flatten)]
     server: Server,
 }
 
 /// How a connection ended.
-enum End {
+pub(super) enum End {
     /// Come back after the backoff, or exactly then.
     Again(String, Option<Duration>),
     /// Do not come back.
@@ -91,12 +87,12 @@ async fn connect(args: &ListenArgs, welcomed: &mut bool) -> End {
         (None, false) => issued.url,
         (None, true) => {
             return End::Stop(Failure::usage(
-                "the node does not know its public address ([public] url); give it with --url ws://host:port/ws",
+                "the node does not know its public address ([public] url); give it with --url wss://host/ws",
             ));
         }
     };
-    match tokio::time::timeout(PATIENCE, open(&url, &issued.ticket)).await {
-        Ok(Ok((stream, early))) => follow(stream, early, welcomed).await,
+    match tokio::time::timeout(PATIENCE, dial(&url, &issued.ticket, args.cacert.as_deref())).await {
+        Ok(Ok(link)) => follow(link, welcomed).await,
         Ok(Err(end)) => end,
         Err(_) => End::Again(
             format!("{url} did not answer within {} s", PATIENCE.as_secs()),
@@ -105,100 +101,20 @@ async fn connect(args: &ListenArgs, welcomed: &mut bool) -> End {
     }
 }
 
-/// The WebSocket handshake; the ticket goes as a subprotocol, out of every URL log.
-async fn open(url: &str, ticket: &str) -> Result<(TcpStream, Vec<u8>), End> {
-    let stop = |why: String| End::Stop(Failure::usage(why));
-    let uri: Uri = url
-        .parse()
-        .map_err(|_| stop(format!("{url:?} is not a URL")))?;
-    let authority = match (uri.scheme_str(), uri.authority()) {
-        (Some("ws"), Some(authority)) => authority.clone(),
-        _ => {
-            return Err(stop(format!(
-                "{url:?} must begin with ws:// (wss:// is not implemented yet)"
-            )));
-        }
-    };
-    let again = |why: String| End::Again(why, None);
-    let address = (authority.host(), authority.port_u16().unwrap_or(80));
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|e| again(format!("{authority} cannot be reached: {e}")))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| again(e.to_string()))?;
-    // Ends with the upgrade or with the sender.
-    let connection = tokio::spawn(connection.with_upgrades());
-    let key = base64::Engine::encode(
-        &base64::engine::general_purpose::STANDARD,
-        rand::random::<[u8; 16]>(),
-    );
-    let request = Request::get(uri.path_and_query().map_or("/ws", |path| path.as_str()))
-        .header(HOST, authority.as_str())
-        .header(CONNECTION, "upgrade")
-        .header(UPGRADE, "websocket")
-        .header(SEC_WEBSOCKET_VERSION, "13")
-        .header(SEC_WEBSOCKET_KEY, &key)
-        .header(
-            SEC_WEBSOCKET_PROTOCOL,
-            format!("{SUBPROTOCOL}, {TICKET_SUBPROTOCOL}{ticket}"),
-        )
-        .body(Empty::<bytes::Bytes>::new())
-        .map_err(|e| stop(e.to_string()))?;
-    let response = sender
-        .send_request(request)
-        .await
-        .map_err(|e| again(e.to_string()))?;
-    let status = response.status();
-    if status != StatusCode::SWITCHING_PROTOCOLS {
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .map(|body| body.to_bytes())
-            .unwrap_or_default();
-        let why = format!("refused with {status}: {}", String::from_utf8_lossy(&body));
-        return Err(match status.as_u16() {
-            401 | 429 | 503 => again(why),
-            _ => End::Stop(Failure::refused(why)),
-        });
-    }
-    let right = response
-        .headers()
-        .get(SEC_WEBSOCKET_ACCEPT)
-        .is_some_and(|v| v == codec::accept_key(&key).as_str());
-    if !right {
-        return Err(stop(format!("{authority} does not speak WebSocket")));
-    }
-    let upgraded = hyper::upgrade::on(response)
-        .await
-        .map_err(|e| again(e.to_string()))?;
-    let _ = connection.await;
-    let parts = upgraded
-        .downcast::<TokioIo<TcpStream>>()
-        .map_err(|_| again("no stream".into()))?;
-    Ok((parts.io.into_inner(), parts.read_buf.into()))
-}
-
-/// Prints every frame until the connection ends. `early` is what came behind the handshake's answer.
-async fn follow(mut stream: TcpStream, early: Vec<u8>, welcomed: &mut bool) -> End {
+/// Prints every frame until the connection ends.
+async fn follow(mut stream: Link, welcomed: &mut bool) -> End {
     let mut decoder = Decoder::new(Role::Client, LIMITS);
-    let mut buffer = early;
-    let mut count = buffer.len();
+    let mut buffer = vec![0; 64 << 10];
     let mut after = None;
     // A node that is gone without a word is noticed by its missing heartbeats.
     let mut silence = None;
     loop {
-        if count == 0 {
-            buffer.resize(64 << 10, 0);
-            count = match within(silence, stream.read(&mut buffer)).await {
-                Ok(0) => return End::Again("the connection was cut".into(), after),
-                Ok(count) => count,
-                Err(error) => return End::Again(error.to_string(), after),
-            };
-        }
+        let count = match within(silence, stream.read(&mut buffer)).await {
+            Ok(0) => return End::Again("the connection was cut".into(), after),
+            Ok(count) => count,
+            Err(error) => return End::Again(error.to_string(), after),
+        };
         let mut input = &mut buffer[..count];
-        count = 0;
         loop {
             let answer = match decoder.next(&mut input) {
                 Ok(None) => break,
@@ -228,6 +144,7 @@ async fn follow(mut stream: TcpStream, early: Vec<u8>, welcomed: &mut bool) -> E
                     let payload = codec::close_payload(code, "");
                     let frame = codec::masked_frame(Opcode::Close, &payload, rand::random());
                     let _ = stream.write_all(&frame).await;
+                    let _ = stream.flush().await;
                     return match code.get() {
                         4500..=4999 => End::Stop(Failure::refused(why)),
                         _ => End::Again(why, after),
@@ -236,7 +153,9 @@ async fn follow(mut stream: TcpStream, early: Vec<u8>, welcomed: &mut bool) -> E
             };
             if let Some((opcode, payload)) = answer {
                 let frame = codec::masked_frame(opcode, &payload, rand::random());
-                if let Err(error) = stream.write_all(&frame).await {
+                let written = stream.write_all(&frame).await;
+                // TLS holds back what it could not write at once.
+                if let Err(error) = written.and(stream.flush().await) {
                     return End::Again(error.to_string(), None);
                 }
             }

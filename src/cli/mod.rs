@@ -2,6 +2,7 @@
 
 mod call;
 mod config;
+mod dial;
 mod exit;
 mod listen;
 mod nodes;

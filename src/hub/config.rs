@@ -42,7 +42,7 @@ pub struct Limits {
     pub connections_per_ip: u32,
     /// WebSocket handshakes a second, per node; 0 = off.
     pub handshakes_per_second: u32,
-    /// How long a handshake may take, from the accepted TCP connection to the upgrade.
+    /// How long a handshake may take, from the accepted TCP connection to the welcome.
     #[serde(with = "units::duration")]
     pub handshake_timeout: Duration,
     /// The most bytes of a request's line and headers. At least 8 KiB.

@@ -3,6 +3,9 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 
+use super::Hub;
+use crate::telemetry::Metrics;
+
 /// The most frames of one write: Linux takes 1,024, and beyond 64 a longer list gains nothing (measured).
 const FRAMES_PER_WRITE: usize = 64;
 /// Queues kept for reuse, per shard.
@@ -89,6 +92,42 @@ impl Outbox {
             .frames
             .front()
             .map_or(0, |first| first.len() - self.written);
+    }
+}
+
+/// What a shard wrote and queued and has not added to the node's counters yet. All shards share those, so they are not
+/// touched for each frame.
+#[derive(Default)]
+pub(super) struct Unsettled {
+    pub(super) outbox_bytes: i64,
+    pub(super) writes: u64,
+    pub(super) bytes_out: u64,
+    pub(super) frames_out: u64,
+}
+
+impl Unsettled {
+    /// Bytes that wait in all outboxes: as far as the shards have settled them, and this one's.
+    pub(super) fn node_outbox_bytes(&self, hub: &Hub) -> usize {
+        let ours = isize::try_from(self.outbox_bytes).unwrap_or(0);
+        hub.outbox_bytes().saturating_add_signed(ours)
+    }
+
+    /// Adds all of it to the node's counters.
+    pub(super) fn settle(&mut self, metrics: &Metrics) {
+        let Self {
+            outbox_bytes,
+            writes,
+            bytes_out,
+            frames_out,
+        } = std::mem::take(self);
+        if outbox_bytes != 0 {
+            metrics.outbox_bytes.inc_by(outbox_bytes);
+        }
+        if writes > 0 {
+            metrics.writes.inc_by(writes);
+            metrics.bytes_out.inc_by(bytes_out);
+            metrics.frames_out.inc_by(frames_out);
+        }
     }
 }
 

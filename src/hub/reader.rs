@@ -11,7 +11,6 @@ use super::session::{Phase, SessionKey};
 use super::shard::Shard;
 use super::{Format, PublishRule};
 use crate::model::{Address, Body, ChannelName, Class};
-use crate::telemetry::Reason;
 use crate::wire::codec::{self, Decoder, Event, Opcode, Role};
 use crate::wire::frames::{self, ClientFrame, ErrorCode, ServerFrame};
 
@@ -259,12 +258,7 @@ impl Shard {
         code: ErrorCode,
         message: &str,
     ) {
-        let reason = code.name();
-        self.hub
-            .metrics
-            .client_errors
-            .get_or_create(&Reason { reason })
-            .inc();
+        self.hub.metrics.client_error(code.name());
         let mut state = self.state.borrow_mut();
         state.reply(
             key,

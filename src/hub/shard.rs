@@ -229,6 +229,7 @@ impl Shard {
             }
         }
         for (channel, code, why) in &refused {
+            self.hub.metrics.client_error(code.name());
             let message = format!("channel {channel}: {why}");
             state.reply(
                 key,

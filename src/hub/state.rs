@@ -10,7 +10,7 @@ use socket2::SockRef;
 
 use super::close::CloseReason;
 use super::command::Delivered;
-use super::outbox::{OutboxPool, no_slices};
+use super::outbox::{OutboxPool, Unsettled, no_slices};
 use super::session::{Phase, Session, SessionKey, Subscription};
 use super::wheel::{Tick, Wheel, ticks};
 use super::{Hub, encoded::Format};
@@ -55,6 +55,8 @@ pub(super) struct State {
     message_timeout: Tick,
     /// Sessions that the shard's loop must wait for: their sockets are full.
     pub(super) stalled: Vec<SessionKey>,
+    /// What was written and queued since it was last settled.
+    unsettled: Unsettled,
 }
 
 impl State {
@@ -73,6 +75,7 @@ impl State {
             dirty: Vec::new(),
             pool: OutboxPool::default(),
             stalled: Vec::new(),
+            unsettled: Unsettled::default(),
         }
     }
 
@@ -192,6 +195,7 @@ impl State {
             }
         }
         self.hub.metrics.messages_delivered.inc_by(took.into());
+        self.settle();
         took
     }
 
@@ -241,12 +245,13 @@ impl State {
         }
         let frame = delivered.encoded.frame(session.format);
         let node_full = !session.outbox.is_empty()
-            && self.hub.outbox_bytes() + frame.len() > self.hub.outbox_bytes_max;
+            && self.unsettled.node_outbox_bytes(&self.hub) + frame.len()
+                > self.hub.outbox_bytes_max;
         let waits = session.outbox.bytes();
         if node_full || (waits > 0 && waits + frame.len() > self.hub.limits.outbox_bytes) {
             return Pushed::Full;
         }
-        self.hub.metrics.outbox_bytes.inc_by(frame.len() as i64);
+        self.unsettled.outbox_bytes += frame.len() as i64;
         session.outbox.push(frame.clone(), &mut self.pool);
         if !session.queued {
             session.queued = true;
@@ -273,7 +278,7 @@ impl State {
             self.close_slow(key);
             return;
         }
-        self.hub.metrics.outbox_bytes.inc_by(frame.len() as i64);
+        self.unsettled.outbox_bytes += frame.len() as i64;
         session.outbox.push(frame, &mut self.pool);
         if !session.queued {
             session.queued = true;
@@ -312,7 +317,7 @@ impl State {
             let before = session.outbox.bytes();
             session.outbox.clear_unwritten();
             let dropped = before - session.outbox.bytes();
-            self.hub.metrics.outbox_bytes.dec_by(dropped as i64);
+            self.unsettled.outbox_bytes -= dropped as i64;
         }
         self.hub.metrics.closed(code.get(), reason.name());
         self.push_frame(key, codec::close_frame(code, text.unwrap_or(reason.name())));
@@ -374,10 +379,8 @@ impl State {
             // The kernel would go on offering what the client does not take.
             let _ = SockRef::from(&*session.stream).set_linger(Some(Duration::ZERO));
         }
-        self.hub
-            .metrics
-            .outbox_bytes
-            .dec_by(session.outbox.bytes() as i64);
+        self.unsettled.outbox_bytes -= session.outbox.bytes() as i64;
+        self.settle();
         self.hub.metrics.connections.dec();
     }
 
@@ -392,7 +395,7 @@ impl State {
             return;
         }
         let stream = Rc::clone(&session.stream);
-        let metrics = &self.hub.metrics;
+        let unsettled = &mut self.unsettled;
         let failed = loop {
             let mut slices = no_slices();
             let count = session.outbox.slices(&mut slices);
@@ -402,12 +405,10 @@ impl State {
             match stream.try_write_vectored(&slices[..count]) {
                 Ok(0) => break true,
                 Ok(written) => {
-                    self.hub.metrics.outbox_bytes.dec_by(written as i64);
-                    metrics.writes.inc();
-                    metrics.bytes_out.inc_by(written as u64);
-                    metrics
-                        .frames_out
-                        .inc_by(session.outbox.advance(written, &mut self.pool));
+                    unsettled.outbox_bytes -= written as i64;
+                    unsettled.writes += 1;
+                    unsettled.bytes_out += written as u64;
+                    unsettled.frames_out += session.outbox.advance(written, &mut self.pool);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.stalled.push(key);
@@ -424,6 +425,11 @@ impl State {
         } else if session.outbox.is_empty() && matches!(session.phase, Phase::Lingering { .. }) {
             let _ = SockRef::from(&*stream).shutdown(Shutdown::Write);
         }
+    }
+
+    /// Adds to the node's counters what this shard wrote and queued: once for each message and each turn of the loop.
+    pub(super) fn settle(&mut self) {
+        self.unsettled.settle(&self.hub.metrics);
     }
 
     /// Something came from the client.

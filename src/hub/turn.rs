@@ -92,6 +92,7 @@ impl Shard {
                     state.flush(key);
                 }
                 self.await_stalled(&mut state);
+                state.settle();
             }
             if chunk.len() == WRITES_PER_YIELD {
                 tokio::task::yield_now().await;
@@ -106,6 +107,8 @@ impl Shard {
             }
         }
         self.await_stalled(&mut state);
+        // What was written outside of the loop, too: whoever wrote there has woken it.
+        state.settle();
     }
 
     /// Watches sockets that took less than was there.

@@ -124,8 +124,10 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Upgraded handshakes.
     pub handshakes: Counter,
-    /// Refused handshakes, by reason.
+    /// What the public door refused, by reason.
     pub refusals: Family<Reason, Counter>,
+    /// JWTs that were not good, by reason.
+    pub jwt_refusals: Family<Reason, Counter>,
     /// Ended sessions, by close code and reason.
     pub closes: Family<Closed, Counter>,
     /// Client frames, control frames included.
@@ -184,7 +186,8 @@ impl Metrics {
         Self {
             connections: metric!("connections", "Open sessions", Gauge::default()),
             handshakes: metric!("handshakes", "Upgraded handshakes", Counter::default()),
-            refusals: metric!("refusals", "Refused handshakes", Family::default()),
+            refusals: metric!("refusals", "Refused at the public door", Family::default()),
+            jwt_refusals: metric!("jwt_refusals", "JWTs that were not good", Family::default()),
             closes: metric!("closes", "Ended sessions by close code", Family::default()),
             frames_in: metric!("frames_in", "Client frames", Counter::default()),
             bytes_in: metric!("bytes_in", "Bytes read from clients", Counter::default()),
@@ -310,9 +313,19 @@ impl Metrics {
         text
     }
 
-    /// Counts one refused handshake.
+    /// Counts one refusal of the public door.
     pub fn refused(&self, reason: &'static str) {
         self.refusals.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts one JWT that is not good.
+    pub fn refused_jwt(&self, reason: &'static str) {
+        self.jwt_refusals.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts one error frame.
+    pub fn client_error(&self, reason: &'static str) {
+        self.client_errors.get_or_create(&Reason { reason }).inc();
     }
 
     /// Counts one ended session.

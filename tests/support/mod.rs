@@ -1,5 +1,12 @@
 //! A node on free ports that stops on drop, and clients that are not ours.
 
+pub mod chaos;
+pub mod fleet;
+pub mod heard;
+pub mod ports;
+pub mod redis;
+pub mod resp;
+
 use std::time::Duration;
 
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
@@ -143,6 +150,25 @@ impl TestNode {
             .text()
             .await
             .expect("text")
+    }
+
+    /// A counter's sum over all its labels.
+    pub async fn counter(&self, name: &str) -> u64 {
+        let metrics = self.metrics().await;
+        let of_name = |line: &&str| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+        };
+        let value = |line: &str| line.rsplit(' ').next()?.parse::<u64>().ok();
+        metrics.lines().filter(of_name).filter_map(value).sum()
+    }
+
+    /// What `/readyz` says: the status, and the body with its reasons.
+    pub async fn readyz(&self) -> (u16, String) {
+        let url = format!("http://{}/readyz", self.at.admin);
+        let response = self.http.get(url).send().await.expect("answered");
+        let status = response.status().as_u16();
+        (status, response.text().await.expect("text"))
     }
 }
 

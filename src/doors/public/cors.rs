@@ -1,27 +1,23 @@
-use std::rc::Rc;
-use std::time::Duration;
-
 use axum::body::Body;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, VARY,
-    WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 
-use super::Public;
+use super::arrival::Arrival;
 use super::handshake::bearer;
-use super::refusal::{Kind, Refusal, problem};
-use crate::hub::Shard;
+use super::refusal::{Kind, Refusal};
+use super::{Public, proof};
 use crate::model::Origin;
-use crate::tickets::{FieldError, IssueError, IssueRequest, JwtError, check_since, parse_device};
+use crate::tickets::{FieldError, IssueError, IssueRequest, check_since, parse_device};
 
 /// The most bytes of the body of `POST /v1/tickets`.
 const BODY_MAX_BYTES: usize = 4 << 10;
-/// How long that body may take.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// What who shows no good JWT is told, whatever is wrong with it.
+const NOT_GOOD: &str = "the JWT is missing or not good; show one: Authorization: Bearer <token>";
 
 /// The origins that browsers may come from.
 pub(super) struct Origins {
@@ -67,28 +63,22 @@ fn same_host(origin: &Origin, headers: &HeaderMap) -> bool {
 /// `POST /v1/tickets` and its preflight: a user's JWT for a ticket.
 pub(super) async fn tickets(
     door: &Public,
-    shard: &Rc<Shard>,
+    arrival: &Arrival,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    let refused = |refusal: Refusal| {
+        refusal.count(arrival);
+        refusal.response()
+    };
     let origin = match door.origins.check(request.headers()) {
         Ok(origin) => origin,
-        Err(refusal) => return refusal.response(),
+        Err(refusal) => return refused(refusal),
     };
     let mut response = if request.method() == Method::OPTIONS {
         preflight()
     } else {
-        match issue(door, shard, request).await {
-            Ok(response) => response,
-            Err(refusal) => {
-                let mut response = refusal.response();
-                if refusal.kind == Kind::Ticket {
-                    response
-                        .headers_mut()
-                        .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-                }
-                response
-            }
-        }
+        let issuing = issue(door, arrival, request);
+        arrival.in_time(issuing).await.unwrap_or_else(refused)
     };
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("Origin"));
@@ -124,35 +114,18 @@ struct Wanted {
 
 async fn issue(
     door: &Public,
-    shard: &Rc<Shard>,
+    arrival: &Arrival,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
-    let Some(jwt) = &door.jwt else {
-        return Ok(problem(
-            StatusCode::NOT_FOUND,
-            "not_found",
+    if door.jwt.is_none() {
+        return Err(Refusal::new(
+            Kind::NotFound,
             "this node takes no JWT: [jwt] is not configured; a service issues tickets at the service door",
         ));
-    };
-    let token = bearer(request.headers()).ok_or_else(|| {
-        Refusal::new(Kind::Ticket, "show your JWT: Authorization: Bearer <token>")
-    })?;
-    let mut grant = jwt
-        .verify(token.expose())
-        .await
-        .map_err(|error| match error {
-            JwtError::Invalid(why) => {
-                Refusal::new(Kind::Ticket, format!("the JWT is refused: {}", why.label()))
-            }
-            JwtError::Unavailable(problem) => {
-                tracing::warn!(%problem, "a JWT could not be checked");
-                Refusal::later(
-                    Kind::Unavailable,
-                    "JWTs cannot be checked now; come back later",
-                )
-            }
-        })?;
-    let wanted = read_body(request).await?;
+    }
+    let token = bearer(request.headers()).ok_or_else(|| Refusal::new(Kind::Ticket, NOT_GOOD))?;
+    let mut grant = proof::verify(door, arrival, &token, NOT_GOOD).await?;
+    let wanted = read_body(arrival, request).await?;
     let field = |error: FieldError| match error {
         FieldError::Unimplemented(_) => Refusal::new(Kind::Unimplemented, error.to_string()),
         FieldError::Invalid(_) => Refusal::new(Kind::BadRequest, error.to_string()),
@@ -163,10 +136,9 @@ async fn issue(
     if let Some(device) = &wanted.device {
         grant.device = parse_device(device).map_err(field)?;
     }
+    let hub = &arrival.shard.hub;
     for channel in grant.channels.iter() {
-        shard
-            .hub
-            .router
+        hub.router
             .check_grantable("channels", channel)
             .map_err(|_| {
                 Refusal::new(
@@ -192,7 +164,7 @@ async fn issue(
                 )
             }
         })?;
-    shard.hub.metrics.tickets_issued.inc();
+    hub.metrics.tickets_issued.inc();
     let mut body = serde_json::json!({
         "ticket": issued.ticket.expose(),
         "expires_at": issued.expires_at,
@@ -207,12 +179,12 @@ async fn issue(
     Ok(response)
 }
 
-async fn read_body(request: Request<Incoming>) -> Result<Wanted, Refusal> {
+async fn read_body(arrival: &Arrival, request: Request<Incoming>) -> Result<Wanted, Refusal> {
     let bad = |detail: String| Refusal::new(Kind::BadRequest, detail);
     let body = Limited::new(request.into_body(), BODY_MAX_BYTES).collect();
-    let bytes = tokio::time::timeout(BODY_TIMEOUT, body)
+    let bytes = tokio::time::timeout_at(arrival.deadline, body)
         .await
-        .map_err(|_| bad("the body took too long".into()))?
+        .map_err(|_| Refusal::new(Kind::TooSlow, "the body took too long"))?
         .map_err(|_| bad(format!("the body must be at most {BODY_MAX_BYTES} bytes")))?
         .to_bytes();
     if bytes.is_empty() {

@@ -1,30 +1,35 @@
 //! The public door: where browsers and other clients come in. `GET /ws`, `POST /v1/tickets`, and in dev the playground.
 //! HTTP is hyper's, on the shard's own thread; after an upgrade the TCP stream goes to the shard.
 
+mod arrival;
 mod cors;
 mod handshake;
 mod playground;
+mod proof;
 mod refusal;
 mod upgrade;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use crate::hub::Shard;
 use crate::tickets::{JwtVerifier, Tickets};
+use arrival::Arrival;
 use cors::Origins;
-use refusal::problem;
+use refusal::{Kind, Refusal};
 
 pub use playground::Playground;
 
@@ -64,14 +69,23 @@ impl Public {
     /// Serves one connection, on the shard's thread.
     pub fn connection(self: &Arc<Self>, shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
         let limits = &shard.hub.limits;
+        let time = limits.handshake_timeout.max(Duration::from_millis(1));
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new())
-            .header_read_timeout(limits.handshake_timeout.max(Duration::from_millis(1)))
+            .header_read_timeout(time)
             .max_buf_size(limits.header_bytes.max(8 << 10));
-        let (door, shard) = (self.clone(), shard.clone());
+        // The first request's time runs from here; that of a later one, on a kept connection, from its own beginning.
+        let accepted = Rc::new(Cell::new(Some(Instant::now())));
+        let (door, metrics, first) = (self.clone(), shard.hub.metrics.clone(), accepted.clone());
+        let shard = shard.clone();
         let service = service_fn(move |request| {
-            let (door, shard) = (door.clone(), shard.clone());
-            async move { Ok::<_, std::convert::Infallible>(door.answer(&shard, peer, request).await) }
+            let arrival = Arrival {
+                shard: shard.clone(),
+                peer,
+                deadline: first.take().unwrap_or_else(Instant::now) + time,
+            };
+            let door = door.clone();
+            async move { Ok::<_, std::convert::Infallible>(door.answer(&arrival, request).await) }
         });
         let connection = http
             .serve_connection(TokioIo::new(stream), service)
@@ -79,46 +93,63 @@ impl Public {
         // Owned by the shard's thread; ends with the connection, by the header deadline, or by the upgrade.
         spawn_local(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%peer, timeout = error.is_timeout(), "a client's HTTP connection ended early");
+                let refused = cut_off(&error, accepted.take().is_some()).map(Kind::reason);
+                if let Some(reason) = refused {
+                    metrics.refused(reason);
+                }
+                tracing::debug!(%peer, refused, "a client's HTTP connection ended early");
             }
         });
     }
 
     async fn answer(
         self: &Arc<Self>,
-        shard: &Rc<Shard>,
-        peer: SocketAddr,
+        arrival: &Arrival,
         request: Request<Incoming>,
     ) -> Response<Body> {
-        match (request.method(), request.uri().path()) {
-            (_, "/ws") => upgrade::answer(self, shard, peer, request, false).await,
+        let refusal = match (request.method(), request.uri().path()) {
+            (_, "/ws") => return upgrade::answer(self, arrival, request, false).await,
             #[cfg(feature = "echo")]
-            (_, "/echo") => upgrade::answer(self, shard, peer, request, true).await,
-            (_, "/sse") => problem(
-                StatusCode::NOT_IMPLEMENTED,
-                "unimplemented",
-                "server-sent events are not implemented yet; open a WebSocket at /ws",
-            ),
+            (_, "/echo") => return upgrade::answer(self, arrival, request, true).await,
             (&Method::POST | &Method::OPTIONS, "/v1/tickets") => {
-                cors::tickets(self, shard, request).await
+                return cors::tickets(self, arrival, request).await;
             }
-            (_, "/v1/tickets") => problem(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "bad_request",
+            (_, "/v1/tickets") => Refusal::new(
+                Kind::Method,
                 "use POST with Authorization: Bearer <your JWT>",
             ),
+            (_, "/sse") => Refusal::new(
+                Kind::Unimplemented,
+                "server-sent events are not implemented yet; open a WebSocket at /ws",
+            ),
             _ => match &self.playground {
-                Some(playground) => playground.answer(request).await,
+                Some(playground) => match playground.answer(request).await {
+                    Ok(response) => return response,
+                    Err(refusal) => refusal,
+                },
                 None => not_found(),
             },
-        }
+        };
+        refusal.count(arrival);
+        refusal.response()
     }
 }
 
-fn not_found() -> Response<Body> {
-    problem(
-        StatusCode::NOT_FOUND,
-        "not_found",
+/// What hyper refused before there was a request. `first` = nothing was asked on this connection yet; a kept connection
+/// that is idle for too long is only closed.
+fn cut_off(error: &hyper::Error, first: bool) -> Option<Kind> {
+    if error.is_timeout() {
+        first.then_some(Kind::TooSlow)
+    } else if error.is_parse_too_large() {
+        Some(Kind::Headers)
+    } else {
+        error.is_parse().then_some(Kind::BadRequest)
+    }
+}
+
+fn not_found() -> Refusal {
+    Refusal::new(
+        Kind::NotFound,
         "there is /ws and POST /v1/tickets here; services use the service door",
     )
 }

@@ -7,11 +7,11 @@ use http::header::{
     AUTHORIZATION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, ORIGIN,
 };
 use http::uri::{Authority, PathAndQuery};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use tower::ServiceExt as _;
 
-use super::refusal::problem;
+use super::refusal::{Kind, Refusal};
 use crate::model::{Origin, Secret, sha256};
 
 const PAGE: &str = include_str!("playground/index.html");
@@ -42,13 +42,15 @@ impl Playground {
         }
     }
 
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
         if !is_local(&request) {
-            return problem(
-                StatusCode::FORBIDDEN,
-                "forbidden",
+            return Err(Refusal::new(
+                Kind::Forbidden,
                 "the playground answers its own page on a loopback address alone",
-            );
+            ));
         }
         let path = request.uri().path();
         match (request.method(), path) {
@@ -60,31 +62,31 @@ impl Playground {
                     HeaderValue::from_static("text/html; charset=utf-8"),
                 );
                 headers.insert(CONTENT_SECURITY_POLICY, self.policy.clone());
-                response
+                Ok(response)
             }
             (&Method::GET, "/dev/info") => {
                 let mut response = Response::new(Body::from(self.info.clone()));
                 response
                     .headers_mut()
                     .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                response
+                Ok(response)
             }
             _ if path.starts_with("/dev/v1/") => self.forward(request).await,
-            _ => super::not_found(),
+            _ => Err(super::not_found()),
         }
     }
 
-    async fn forward(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn forward(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         let (mut parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         match path.strip_prefix("/dev").unwrap_or(path).parse::<Uri>() {
             Ok(uri) => parts.uri = uri,
-            Err(_) => return super::not_found(),
+            Err(_) => return Err(super::not_found()),
         }
         parts.headers.insert(AUTHORIZATION, self.key.clone());
         let request = Request::from_parts(parts, Body::new(body));
         match self.service.clone().oneshot(request).await {
-            Ok(response) => response,
+            Ok(response) => Ok(response),
             Err(never) => match never {},
         }
     }

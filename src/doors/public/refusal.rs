@@ -1,17 +1,28 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
+use super::arrival::Arrival;
 use crate::wire::codec::CloseCode;
 
-/// Why a handshake is refused: the documented set. Each has a status, a close code for sockets that are accepted only to
-/// be told, and a name, which is the `code` of the `refused` frame and the reason in metrics.
+/// Why a request is refused: the documented set. Each has a status, a close code for sockets that are accepted only to be
+/// told, a code for the client, and a reason for the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// The request itself is wrong.
     BadRequest,
+    /// The headers are larger than the limit.
+    Headers,
+    /// The client did not finish its request in time.
+    TooSlow,
+    /// The path takes another method.
+    Method,
+    /// There is nothing here.
+    NotFound,
+    /// The playground is not for this page or host.
+    Forbidden,
     /// Something that this version does not do.
     Unimplemented,
     /// The ticket (or JWT) is missing, unknown, used or expired.
@@ -26,6 +37,8 @@ pub(super) enum Kind {
     Overloaded,
     /// What is needed cannot be reached; come back later.
     Unavailable,
+    /// What is needed did not answer before the deadline; come back later. To the client the same as unavailable.
+    Timeout,
 }
 
 /// A refusal with its sentence.
@@ -42,17 +55,36 @@ impl Kind {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Headers => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotFound => StatusCode::NOT_FOUND,
             Self::Unimplemented => StatusCode::NOT_IMPLEMENTED,
             Self::Ticket => StatusCode::UNAUTHORIZED,
-            Self::Origin | Self::Ip => StatusCode::FORBIDDEN,
+            Self::Origin | Self::Ip | Self::Forbidden => StatusCode::FORBIDDEN,
             Self::UserLimit => StatusCode::TOO_MANY_REQUESTS,
-            Self::Overloaded | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::Unavailable | Self::Timeout => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
-    pub(super) fn name(self) -> &'static str {
+    /// What the client is told, in the problem document and in the `refused` frame.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Self::Timeout => Self::Unavailable.reason(),
+            Self::Method => Self::BadRequest.reason(),
+            other => other.reason(),
+        }
+    }
+
+    /// What it is counted as.
+    pub(super) fn reason(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
+            Self::Headers => "headers",
+            Self::TooSlow => "too_slow",
+            Self::Method => "method",
+            Self::NotFound => "not_found",
+            Self::Forbidden => "forbidden",
             Self::Unimplemented => "unimplemented",
             Self::Ticket => "ticket",
             Self::Origin => "origin",
@@ -60,6 +92,7 @@ impl Kind {
             Self::UserLimit => "user_limit",
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
         }
     }
 
@@ -67,10 +100,16 @@ impl Kind {
         match self {
             Self::Ticket => CloseCode::SESSION_ENDED,
             Self::UserLimit => CloseCode::USER_LIMIT,
-            Self::Overloaded | Self::Unavailable => CloseCode::TRY_AGAIN_LATER,
-            Self::BadRequest | Self::Unimplemented | Self::Origin | Self::Ip => {
-                CloseCode::CLIENT_ERRORS
-            }
+            Self::Overloaded | Self::Unavailable | Self::Timeout => CloseCode::TRY_AGAIN_LATER,
+            Self::BadRequest
+            | Self::Headers
+            | Self::TooSlow
+            | Self::Method
+            | Self::NotFound
+            | Self::Forbidden
+            | Self::Unimplemented
+            | Self::Origin
+            | Self::Ip => CloseCode::CLIENT_ERRORS,
         }
     }
 }
@@ -93,11 +132,27 @@ impl Refusal {
         }
     }
 
+    /// Counts it, and says in the log what the client is told. Each refusal is counted once.
+    pub(super) fn count(&self, arrival: &Arrival) {
+        let reason = self.kind.reason();
+        arrival.shard.hub.metrics.refused(reason);
+        tracing::debug!(peer = %arrival.peer, reason, "refused a client: {}", self.detail);
+    }
+
     /// The answer for a client that can read a status. The connection closes behind it.
     pub(super) fn response(&self) -> Response<Body> {
-        let mut response = problem(self.kind.status(), self.kind.name(), &self.detail);
+        let mut response = problem(self.kind.status(), self.kind.code(), &self.detail);
         let headers = response.headers_mut();
-        headers.insert(CONNECTION, http::HeaderValue::from_static("close"));
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        match self.kind {
+            Kind::Ticket => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Kind::Method => {
+                headers.insert(ALLOW, HeaderValue::from_static("POST, OPTIONS"));
+            }
+            _ => {}
+        }
         if let Some(after) = self.after {
             headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
         }
@@ -106,7 +161,7 @@ impl Refusal {
 }
 
 /// A problem document (RFC 9457).
-pub(super) fn problem(status: StatusCode, code: &str, detail: &str) -> Response<Body> {
+fn problem(status: StatusCode, code: &str, detail: &str) -> Response<Body> {
     let body = serde_json::json!({
         "title": status.canonical_reason().unwrap_or("error"),
         "status": status.as_u16(),

@@ -1,6 +1,6 @@
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -15,12 +15,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
-use super::Public;
+use super::arrival::Arrival;
 use super::handshake::{self, Handshake, Proof};
 use super::refusal::{Kind, Refusal};
+use super::{Public, proof};
 use crate::hub::{NoPlace, NotAdmitted, Prepared, Shard};
-use crate::model::{Grant, Origin};
-use crate::tickets::{JwtError, Presented, Redemption};
+use crate::model::Grant;
 use crate::wire::codec::{self, Opcode};
 use crate::wire::frames::{SUBPROTOCOL, ServerFrame};
 
@@ -31,15 +31,14 @@ const TOLD_TIMEOUT: Duration = Duration::from_secs(2);
 /// no ticket.
 pub(super) async fn answer(
     door: &Arc<Public>,
-    shard: &Rc<Shard>,
-    peer: SocketAddr,
+    arrival: &Arrival,
     mut request: Request<Incoming>,
     echo: bool,
 ) -> Response<Body> {
     let accept = match handshake::upgrade_key(&request) {
         Ok(accept) => accept,
         Err(refusal) => {
-            shard.hub.metrics.refused(refusal.kind.name());
+            refusal.count(arrival);
             let mut response = refusal.response();
             response.headers_mut().insert(
                 http::header::SEC_WEBSOCKET_VERSION,
@@ -50,12 +49,12 @@ pub(super) async fn answer(
     };
     let subprotocol = offers_subprotocol(&request);
     let upgrade = hyper::upgrade::on(&mut request);
-    match admit(door, shard, peer, &request, echo).await {
+    let admission = admit(door, arrival, &request, echo);
+    match arrival.in_time(admission).await {
         Ok(prepared) => {
-            let shard = shard.clone();
-            let deadline = shard.hub.limits.handshake_timeout;
+            let (shard, deadline) = (arrival.shard.clone(), arrival.deadline);
             spawn_local(async move {
-                match tokio::time::timeout(deadline, take_stream(upgrade)).await {
+                match tokio::time::timeout_at(deadline, take_stream(upgrade)).await {
                     Ok(Some((stream, early))) => shard.admit(prepared, stream, early),
                     Ok(None) | Err(_) => shard.hub.metrics.refused("gone"),
                 }
@@ -63,8 +62,7 @@ pub(super) async fn answer(
             switching(&accept, subprotocol)
         }
         Err(refusal) => {
-            shard.hub.metrics.refused(refusal.kind.name());
-            tracing::debug!(%peer, reason = refusal.kind.name(), "refused a handshake: {}", refusal.detail);
+            refusal.count(arrival);
             let told = handshake::wants_refusals_told(request.uri().query())
                 || (refusal.after.is_some() && request.headers().contains_key(ORIGIN));
             let permit = told
@@ -85,8 +83,7 @@ pub(super) async fn answer(
 /// Parse, origin, limits by IP and node, budget, redeem, the user's limit: in this order, what costs nothing first.
 async fn admit(
     door: &Public,
-    shard: &Rc<Shard>,
-    peer: SocketAddr,
+    arrival: &Arrival,
     request: &Request<Incoming>,
     echo: bool,
 ) -> Result<Prepared, Refusal> {
@@ -100,8 +97,9 @@ async fn admit(
         Handshake::parse(request)?
     };
     let origin = door.origins.check(request.headers())?;
+    let shard = &arrival.shard;
     let hub = &shard.hub;
-    let place = hub.admission.take(peer.ip()).map_err(|full| {
+    let place = hub.admission.take(arrival.peer.ip()).map_err(|full| {
         let why = match full {
             NoPlace::NodeFull => "this node holds as many connections as it may; come back later",
             NoPlace::IpFull => {
@@ -118,7 +116,7 @@ async fn admit(
         return prepare(shard, Grant::of(user), handshake, place).await;
     }
     let _ = echo;
-    let mut grant = redeem(door, &handshake.proof, origin, peer)
+    let mut grant = proof::redeem(door, arrival, &handshake.proof, origin)
         .await
         .inspect_err(|refusal| {
             if refusal.kind == Kind::Ticket {
@@ -154,63 +152,6 @@ async fn prepare(
         })
 }
 
-async fn redeem(
-    door: &Public,
-    proof: &Proof,
-    origin: Option<Origin>,
-    peer: SocketAddr,
-) -> Result<Grant, Refusal> {
-    let unavailable = |problem: String| {
-        tracing::warn!(%problem, "a ticket could not be checked");
-        Refusal::later(
-            Kind::Unavailable,
-            "tickets cannot be checked now; come back later",
-        )
-    };
-    let no_ticket = || {
-        Refusal::new(
-            Kind::Ticket,
-            "the ticket is missing, unknown, used or expired; fetch a new one",
-        )
-    };
-    match proof {
-        Proof::Nothing => Err(no_ticket()),
-        Proof::Ticket(text) => {
-            let shown = Presented {
-                origin,
-                ip: peer.ip(),
-            };
-            match door.tickets.redeem(text.expose(), &shown).await {
-                Ok(Redemption::Granted(grant)) => Ok(grant),
-                Ok(Redemption::Unknown) => Err(no_ticket()),
-                Ok(Redemption::WrongOrigin) => Err(Refusal::new(
-                    Kind::Origin,
-                    "the ticket is for another origin",
-                )),
-                Ok(Redemption::WrongIp) => {
-                    Err(Refusal::new(Kind::Ip, "the ticket is for another address"))
-                }
-                Err(error) => Err(unavailable(error.to_string())),
-            }
-        }
-        Proof::Jwt(token) => match &door.jwt {
-            None => Err(Refusal::new(
-                Kind::Ticket,
-                "this node takes no JWT ([jwt] is not configured); show a ticket",
-            )),
-            Some(jwt) => jwt
-                .verify(token.expose())
-                .await
-                .map_err(|error| match error {
-                    JwtError::Invalid(why) => {
-                        Refusal::new(Kind::Ticket, format!("the JWT is refused: {}", why.label()))
-                    }
-                    JwtError::Unavailable(problem) => unavailable(problem),
-                }),
-        },
-    }
-}
-
 fn offers_subprotocol(request: &Request<Incoming>) -> bool {
     let offered = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL).iter();
     offered
@@ -239,15 +180,26 @@ fn switching(accept: &str, subprotocol: bool) -> Response<Body> {
 /// The TCP stream out of hyper again, and what the client sent behind its handshake.
 async fn take_stream(upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
     let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
+    let stream = parts.io.into_inner();
+    forget_waker(&stream);
     // Copied: the buffer that hyper read into would live as long as the session.
-    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+    Some((stream, parts.read_buf.to_vec()))
+}
+
+/// Makes the socket's readiness forget whom it would wake. That is hyper's task: it has ended, but its memory (about
+/// 1.5 KB) lives as long as a waker of it does, and only the next poll for readiness, or bytes, replace the one that is
+/// kept here. The hub never polls: it waits by futures, which are listed elsewhere.
+fn forget_waker(stream: &TcpStream) {
+    let mut nobody = Context::from_waker(Waker::noop());
+    let _ = stream.poll_read_ready(&mut nobody);
+    let _ = stream.poll_write_ready(&mut nobody);
 }
 
 /// One `refused` frame and a close frame; then the client's end of the stream is awaited.
 async fn tell(upgrade: OnUpgrade, refusal: Refusal) -> Option<()> {
     let (mut stream, _) = take_stream(upgrade).await?;
     let frame = ServerFrame::Refused {
-        code: refusal.kind.name(),
+        code: refusal.kind.code(),
         after_ms: refusal.after.map(|after| after.as_millis() as u64),
     };
     let mut bytes = codec::frame(Opcode::Text, frame.to_json().as_bytes()).to_vec();
@@ -260,4 +212,41 @@ async fn tell(upgrade: OnUpgrade, refusal: Refusal) -> Option<()> {
     let mut rest = [0; 512];
     while stream.read(&mut rest).await.ok()? > 0 {}
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::Wake;
+
+    use tokio::io::{AsyncRead as _, ReadBuf};
+
+    use super::*;
+
+    struct Ended;
+
+    impl Wake for Ended {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_was_taken_keeps_no_task_of_the_handshake() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_client, (mut stream, _)) = (client.expect("connected"), accepted.expect("accepted"));
+        let task = Arc::new(Ended);
+        let waker = Waker::from(task.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut bytes = [0; 8];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let polled = Pin::new(&mut stream).poll_read(&mut context, &mut buffer);
+        drop(waker);
+        assert!(polled.is_pending());
+        assert_eq!(Arc::strong_count(&task), 2);
+        forget_waker(&stream);
+        assert_eq!(Arc::strong_count(&task), 1);
+    }
 }

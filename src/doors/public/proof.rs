@@ -1,0 +1,67 @@
+use super::Public;
+use super::arrival::Arrival;
+use super::handshake::Proof;
+use super::refusal::{Kind, Refusal};
+use crate::model::{Grant, Origin, Secret};
+use crate::tickets::{JwtError, Presented, Redemption};
+
+/// What a handshake without a good ticket or JWT is told, whatever is wrong with it.
+const NOT_GOOD: &str = "the ticket is missing, unknown, used or expired; fetch a new one";
+
+/// Takes the ticket, or checks the JWT, that a handshake shows.
+pub(super) async fn redeem(
+    door: &Public,
+    arrival: &Arrival,
+    proof: &Proof,
+    origin: Option<Origin>,
+) -> Result<Grant, Refusal> {
+    let text = match proof {
+        Proof::Nothing => return Err(Refusal::new(Kind::Ticket, NOT_GOOD)),
+        Proof::Jwt(token) => return verify(door, arrival, token, NOT_GOOD).await,
+        Proof::Ticket(text) => text,
+    };
+    let shown = Presented {
+        origin,
+        ip: arrival.peer.ip(),
+    };
+    let refused = match door.tickets.redeem(text.expose(), &shown).await {
+        Ok(Redemption::Granted(grant)) => return Ok(grant),
+        Ok(Redemption::Unknown) => Refusal::new(Kind::Ticket, NOT_GOOD),
+        Ok(Redemption::WrongOrigin) => {
+            Refusal::new(Kind::Origin, "the ticket is for another origin")
+        }
+        Ok(Redemption::WrongIp) => Refusal::new(Kind::Ip, "the ticket is for another address"),
+        Err(error) => {
+            tracing::warn!(problem = %error, "a ticket could not be checked");
+            let told = "tickets cannot be checked now; come back later";
+            Refusal::later(Kind::Unavailable, told)
+        }
+    };
+    Err(refused)
+}
+
+/// Checks a JWT. Whoever shows a bad one is told `not_good` and no more: why it is bad helps who forges one. The reason is
+/// in a metric and in the log.
+pub(super) async fn verify(
+    door: &Public,
+    arrival: &Arrival,
+    token: &Secret,
+    not_good: &'static str,
+) -> Result<Grant, Refusal> {
+    let reason = match &door.jwt {
+        // Nobody can have a good one for this node.
+        None => "not_configured",
+        Some(jwt) => match jwt.verify(token.expose()).await {
+            Ok(grant) => return Ok(grant),
+            Err(JwtError::Invalid(why)) => why.label(),
+            Err(JwtError::Unavailable(problem)) => {
+                tracing::warn!(%problem, "a JWT could not be checked");
+                let told = "JWTs cannot be checked now; come back later";
+                return Err(Refusal::later(Kind::Unavailable, told));
+            }
+        },
+    };
+    arrival.shard.hub.metrics.refused_jwt(reason);
+    tracing::debug!(peer = %arrival.peer, reason, "a JWT is not good");
+    Err(Refusal::new(Kind::Ticket, not_good))
+}

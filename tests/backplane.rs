@@ -1,0 +1,242 @@
+//! What every backplane must do: one contract, run for each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings::backplane::redis::Redis;
+use tidings::backplane::{
+    Answer, Arrivals, Backplane, BackplaneConfig, BackplaneKind, BackplaneUrl, Envelope, Here,
+    Later, Leases, Memory, NodeLease,
+};
+use tidings::model::{Address, Body, Message, MessageId, Said, Target, UserId, unix_millis};
+use tidings::telemetry::Metrics;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+
+use crate::support::DEADLINE;
+use crate::support::redis::RedisServer;
+
+/// What arrives at a node.
+struct Inbox {
+    sender: mpsc::Sender<Envelope>,
+    receiver: Mutex<mpsc::Receiver<Envelope>>,
+}
+
+impl Inbox {
+    fn new() -> Arc<Self> {
+        let (sender, receiver) = mpsc::channel(1000);
+        let receiver = Mutex::new(receiver);
+        Arc::new(Self { sender, receiver })
+    }
+
+    async fn next(&self) -> Envelope {
+        let mut receiver = self.receiver.lock().await;
+        tokio::time::timeout(DEADLINE, receiver.recv())
+            .await
+            .expect("it arrives in time")
+            .expect("the inbox is open")
+    }
+
+    async fn is_empty(&self) -> bool {
+        self.receiver.lock().await.is_empty()
+    }
+}
+
+impl Arrivals for Inbox {
+    fn arrive(&self, envelope: Envelope) -> Later<'_, ()> {
+        Box::pin(async move { self.sender.send(envelope).await.expect("there is room") })
+    }
+}
+
+/// A node's end of a backplane.
+trait Both: Backplane + Leases {}
+impl<T: Backplane + Leases> Both for T {}
+type End = (Arc<dyn Both>, Arc<Inbox>);
+
+fn memory() -> End {
+    let inbox = Inbox::new();
+    (Arc::new(Memory::new(inbox.clone())), inbox)
+}
+
+async fn redis(server: &RedisServer, incarnation: u64) -> End {
+    let config = BackplaneConfig {
+        kind: BackplaneKind::Redis,
+        url: Some(BackplaneUrl::new(server.url())),
+        ..BackplaneConfig::default()
+    };
+    let inbox = Inbox::new();
+    let metrics = Metrics::new().backplane;
+    let redis = Redis::new(&config, incarnation, metrics, inbox.clone()).expect("valid");
+    redis.wait_until_whole().await;
+    assert_eq!(redis.ailments(), Vec::<String>::new());
+    (Arc::new(redis), inbox)
+}
+
+fn user(id: &str) -> Address {
+    Address::User(UserId::parse(id).expect("a user"))
+}
+
+fn message(to: &Address, text: &str) -> Envelope {
+    let time = unix_millis();
+    Envelope::Message(Message {
+        id: MessageId::new(time),
+        target: Target::One(to.clone()),
+        body: Body::Text(text.into()),
+        time,
+    })
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(5)
+}
+
+async fn hears_what_it_publishes((end, inbox): &End) {
+    let to = user("42");
+    end.listen(to.clone()).await.expect("listened");
+    for n in 0..100 {
+        let sent = message(&to, &n.to_string());
+        let published = end
+            .publish(to.clone(), sent.clone(), soon())
+            .await
+            .expect("published");
+        assert_eq!((published.listeners, published.here), (1, Here::Listens));
+        assert_eq!(inbox.next().await, sent);
+    }
+    // Again is once.
+    end.listen(to.clone()).await.expect("listened");
+    let sent = message(&to, "again");
+    end.publish(to, sent.clone(), soon())
+        .await
+        .expect("published");
+    assert_eq!(inbox.next().await, sent);
+    assert!(inbox.is_empty().await);
+}
+
+async fn everyone_is_listened_to_from_the_start((end, inbox): &End) {
+    let sent = message(&Address::Everyone, "all");
+    end.publish(Address::Everyone, sent.clone(), soon())
+        .await
+        .expect("published");
+    assert_eq!(inbox.next().await, sent);
+}
+
+async fn an_answer_comes_to_the_node_that_asked((end, inbox): &End, incarnation: u64) {
+    let sent = Envelope::Answer(Answer {
+        to: 7,
+        said: Said::Applied(3),
+    });
+    end.publish(Address::Node(incarnation), sent.clone(), soon())
+        .await
+        .expect("published");
+    assert_eq!(inbox.next().await, sent);
+}
+
+async fn listening_again_right_after_unlistening_misses_nothing((end, inbox): &End) {
+    let to = user("coming-and-going");
+    for n in 0..50 {
+        end.listen(to.clone()).await.expect("listened");
+        let sent = message(&to, &n.to_string());
+        end.publish(to.clone(), sent.clone(), soon())
+            .await
+            .expect("published");
+        assert_eq!(inbox.next().await, sent);
+        end.unlisten(&to);
+    }
+}
+
+async fn a_lease_is_there_until_it_is_released((end, _): &End) {
+    let lease = NodeLease {
+        node: "a".into(),
+        incarnation: "0000000000a1".into(),
+        version: "1".into(),
+        connections: 3,
+        load: 0.5,
+        since: unix_millis(),
+        draining: false,
+    };
+    end.renew(lease.clone()).await.expect("renewed");
+    assert_eq!(end.nodes().await, Ok(vec![lease.clone()]));
+    let draining = NodeLease {
+        draining: true,
+        ..lease
+    };
+    end.renew(draining.clone()).await.expect("renewed");
+    assert_eq!(end.nodes().await, Ok(vec![draining.clone()]));
+    end.release(draining.incarnation).await.expect("released");
+    assert_eq!(end.nodes().await, Ok(Vec::new()));
+}
+
+async fn keeps_the_contract(end: End, incarnation: u64) {
+    hears_what_it_publishes(&end).await;
+    everyone_is_listened_to_from_the_start(&end).await;
+    an_answer_comes_to_the_node_that_asked(&end, incarnation).await;
+    listening_again_right_after_unlistening_misses_nothing(&end).await;
+    a_lease_is_there_until_it_is_released(&end).await;
+    end.0.close().await;
+}
+
+#[tokio::test]
+async fn memory_keeps_the_contract() {
+    keeps_the_contract(memory(), 1).await;
+}
+
+#[tokio::test]
+async fn redis_keeps_the_contract() {
+    let server = RedisServer::start().await;
+    keeps_the_contract(redis(&server, 1).await, 1).await;
+}
+
+#[tokio::test]
+async fn a_node_gets_only_what_it_listens_to() {
+    let server = RedisServer::start().await;
+    let (a, b) = (redis(&server, 1).await, redis(&server, 2).await);
+    let (ours, theirs) = (user("ours"), user("theirs"));
+    a.0.listen(ours.clone()).await.expect("listened");
+    b.0.listen(theirs.clone()).await.expect("listened");
+    for n in 0..10 {
+        let sent = message(&theirs, &n.to_string());
+        let published =
+            a.0.publish(theirs.clone(), sent.clone(), soon())
+                .await
+                .expect("published");
+        assert_eq!((published.listeners, published.here), (1, Here::Silent));
+        assert_eq!(b.1.next().await, sent);
+    }
+    let nobody = message(&user("nobody"), "x");
+    let published = a.0.publish(user("nobody"), nobody, soon()).await;
+    assert_eq!(published.expect("published").listeners, 0);
+    assert!(a.1.is_empty().await && b.1.is_empty().await);
+    a.0.close().await;
+    b.0.close().await;
+}
+
+#[tokio::test]
+async fn an_address_that_nobody_follows_is_given_up_after_a_while() {
+    let server = RedisServer::start().await;
+    let end = redis(&server, 1).await;
+    let to = user("42");
+    end.0.listen(to.clone()).await.expect("listened");
+    end.0.unlisten(&to);
+    let gone = async {
+        loop {
+            let published = end.0.publish(to.clone(), message(&to, "x"), soon()).await;
+            if published.expect("published").listeners == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, gone).await.expect("it goes");
+    // And comes back when it is wanted.
+    while !end.1.is_empty().await {
+        end.1.next().await;
+    }
+    end.0.listen(to.clone()).await.expect("listened");
+    let sent = message(&to, "back");
+    end.0
+        .publish(to, sent.clone(), soon())
+        .await
+        .expect("published");
+    assert_eq!(end.1.next().await, sent);
+    end.0.close().await;
+}
