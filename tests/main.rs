@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, unreachable_pub)]
 
+mod acl;
 mod admission;
 mod backplane;
 mod cluster;
@@ -21,6 +22,7 @@ mod outages;
 mod refusals;
 mod secrets;
 mod service;
+mod sources;
 mod support;
 mod tools;
 mod wire;

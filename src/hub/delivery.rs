@@ -289,21 +289,35 @@ impl Delivery {
         self.enqueue(message).await;
     }
 
+    /// Delivers a message that each node gets by itself, from a topic: to this node's own sessions, past the backplane.
+    /// Messages of one caller arrive in its order.
+    pub async fn deliver_here(&self, message: Message) {
+        self.enqueue(message).await;
+    }
+
     /// Delivers a message that came through the backplane.
     async fn arrived(&self, message: Message) {
         if self.any_direct.load(Ordering::Acquire) && lock(&self.direct).ids.contains(&message.id) {
             return;
         }
-        self.enqueue(message).await;
+        let target = message.target.clone();
+        let followed = self.enqueue(message).await;
+        if let Target::One(address) = target
+            && followed
+        {
+            self.metrics.wanted(&address);
+        }
     }
 
-    /// Puts a message into the queues of its shards, in the order of its address. Waits while one of them is full.
-    async fn enqueue(&self, message: Message) {
+    /// Puts a message into the queues of its shards, in the order of its address. Waits while one of them is full. Answers
+    /// whether a session here follows its one address.
+    async fn enqueue(&self, message: Message) -> bool {
         let waiting = lock(&self.echoes).remove(&message.id);
         let tally = waiting.map(Tally::new);
         let target = message.target.clone();
         let encoded = Arc::new(Encoded::new(message));
         loop {
+            let mut followed = false;
             let full = match &target {
                 Target::One(Address::Everyone) | Target::Users(_) => {
                     let _order: Vec<_> = self.stripes.iter().map(lock).collect();
@@ -312,13 +326,11 @@ impl Delivery {
                 Target::One(address) => {
                     let stripe = self.stripe(address);
                     let shards = stripe.get(address).map_or(0, |i| i.shards);
-                    if shards != 0 {
-                        self.metrics.wanted(address);
-                    }
+                    followed = shards != 0;
                     self.try_enqueue(bits(shards), &target, &encoded, &tally)
                 }
             };
-            let Some(full) = full else { return };
+            let Some(full) = full else { return followed };
             // A shard that is gone has no sessions to deliver to; its queue then reports closed, not full.
             let _ = self.shards[full].reserve().await;
         }

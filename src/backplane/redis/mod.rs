@@ -13,6 +13,7 @@ mod keys;
 mod lease;
 mod link;
 mod place;
+mod topics;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +34,7 @@ use crate::telemetry::BackplaneMetrics;
 
 pub(crate) use self::commands::Failure;
 pub use self::place::Place;
+pub use self::topics::{Event, Topics};
 
 /// How long `listen` waits for Redis's confirmation.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
