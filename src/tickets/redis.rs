@@ -117,9 +117,12 @@ impl RedisTickets {
         let key = self.redis.ticket_key(&hash);
         let mut get = cmd("GET");
         get.arg(&key);
-        let Value::BulkString(found) = self.redis.command(&key, get, false).await.map_err(away)?
-        else {
-            return Ok(Redemption::Unknown);
+        let found = match self.redis.command(&key, get, false).await {
+            Ok(Value::BulkString(found)) => found,
+            Ok(_) => return Ok(Redemption::Unknown),
+            // Somebody keeps something else there.
+            Err(Failure::Refused(code, _)) if code == "WRONGTYPE" => return Ok(self.bad("format")),
+            Err(failure) => return Err(away(failure)),
         };
         let grant = match self.grant(&found) {
             Ok(grant) => grant,
