@@ -241,7 +241,7 @@ impl Node {
 
     /// Leaves: readiness goes red; all doors accept for `deregister_delay`; listeners close and calls in flight finish;
     /// over `spread` the sessions are closed with 1012; who has not gone `grace` later is dropped. Without sessions it
-    /// leaves at once. When `now` comes, sessions are closed at once and calls in flight have [`HURRIED_CALLS`].
+    /// leaves at once. When `now` comes, sessions are closed at once and calls in flight have 1 s.
     pub async fn leave(mut self, now: impl Future<Output = ()>) {
         self.health.enter(Phase::Draining);
         tracing::info!(connections = self.connections(), "draining");

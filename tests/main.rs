@@ -16,6 +16,7 @@ mod failover;
 mod forgery;
 mod layers;
 mod limits;
+mod nginx;
 mod openapi;
 mod outages;
 mod refusals;

@@ -80,13 +80,6 @@ pub struct Outcome {
     pub answer: Value,
 }
 
-impl Outcome {
-    /// Accepted, and not `degraded`.
-    pub fn is_whole(&self) -> bool {
-        self.status == 200 && self.answer["degraded"] != true
-    }
-}
-
 /// A pusher at each node, one push after another, until it is told to stop. The data of a push are its pusher's number
 /// `p` and its own number `n`.
 pub async fn load(nodes: &[TestNode], class: Option<&str>, stop: &AtomicBool) -> Vec<Outcome> {
