@@ -5,7 +5,7 @@ use tidings::backplane::{BackplaneKind, BackplaneUrl};
 use tidings::config::Config;
 use tidings::sources::SourceConfig;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::{RedisCluster, RedisServer};
 use crate::support::{Socket, TestNode, next, next_of, node_with, until};
 
 /// Publishes an event, as any service does.
@@ -176,4 +176,53 @@ async fn one_topic_may_go_to_a_user_and_to_a_channel_of_a_node_without_redis_lin
         (&json!("sold"), &json!("shop:eu"))
     );
     assert_ne!(to_user["id"], to_channel["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_notices_a_frozen_redis_and_comes_back() {
+    let redis = RedisServer::start().await;
+    let node = node_on(&redis, &[ORDERS]).await;
+    let (mut socket, _) = node.join("42", "").await;
+    heard_by(&redis, "orders.completed", 1).await;
+    redis.pause();
+    let links = async |number: &str| {
+        let line = format!("tidings_source_links {number}\n");
+        node.metrics().await.contains(&line)
+    };
+    until("the link is given up", async || links("0").await).await;
+    redis.resume();
+    until("there is another", async || links("1").await).await;
+    heard_by(&redis, "orders.completed", 1).await;
+    publish(&redis, "orders.completed", "{\"customer\":{\"id\":42}}").await;
+    assert_eq!(next(&mut socket).await["data"]["customer"]["id"], 42);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_cluster_a_topic_is_heard_wherever_it_is_published_and_one_node_may_be_gone() {
+    let mut cluster = RedisCluster::start().await;
+    let node = node_with(|config| {
+        config.backplane.kind = BackplaneKind::Redis;
+        config.backplane.url = Some(BackplaneUrl::new(cluster.url()));
+        config.sources = vec![source("topic = \"notes\"")];
+    })
+    .await;
+    let (mut socket, _) = node.join("42", "").await;
+    let event = |text: &str| json!({"user_id": 42, "message": text}).to_string();
+    heard_by(&cluster.primaries[0], "notes", 1).await;
+    for (n, primary) in cluster.primaries.iter().enumerate() {
+        publish(primary, "notes", event(&format!("at {n}"))).await;
+        assert_eq!(next(&mut socket).await["data"], format!("at {n}"));
+    }
+    cluster.primaries[0].kill().await;
+    let [_, second, third] = &cluster.primaries[..] else {
+        panic!("three primaries");
+    };
+    until("another node of the cluster is heard", async || {
+        second.listeners("notes").await + third.listeners("notes").await == 1
+    })
+    .await;
+    for primary in [second, third] {
+        publish(primary, "notes", event("after")).await;
+        assert_eq!(next(&mut socket).await["data"], "after");
+    }
 }

@@ -149,3 +149,45 @@ async fn watch(connection: &mut MultiplexedConnection, lost: &Notify) -> String 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backplane::BackplaneUrl;
+    use crate::telemetry::{Metrics, Reason};
+    use redis::Value;
+
+    #[test]
+    fn an_event_that_finds_no_room_is_lost_and_counted() {
+        let place = Place::parse("url", &BackplaneUrl::new("redis://a"), None).expect("a place");
+        let metrics = Metrics::new().sources;
+        let (topics, mut events) = Topics::new(place, vec!["t".into()], metrics.clone());
+        let push = topics.on_push(Arc::new(Notify::new()));
+        let publish = |bytes: usize| {
+            let event = Value::BulkString(vec![b'x'; bytes]);
+            push(PushInfo {
+                kind: PushKind::Message,
+                data: vec![Value::BulkString(b"t".to_vec()), event],
+            });
+        };
+        let reason = "receive_queue";
+        let lost = || metrics.losses.get_or_create(&Reason { reason }).get();
+        for _ in 0..QUEUE_BYTES >> 20 {
+            publish(1 << 20);
+        }
+        assert_eq!(lost(), 0);
+        publish(1);
+        assert_eq!(lost(), 1);
+        // Once it is read its room is free.
+        let first = events.try_recv().expect("an event");
+        assert_eq!((&first.topic[..], first.bytes.len()), (&b"t"[..], 1 << 20));
+        drop(first);
+        publish(1 << 20);
+        assert_eq!(lost(), 1);
+        while events.try_recv().is_ok() {}
+        for _ in 0..=QUEUE {
+            publish(1);
+        }
+        assert_eq!(lost(), 2);
+    }
+}
