@@ -282,28 +282,55 @@ impl Delivery {
         }
     }
 
-    /// Delivers a message past the backplane, and not again should it come through it.
+    /// Delivers a message of ours past the backplane, unless it has come through it, and not again should it still come:
+    /// whichever of the two takes the wait for its echo delivers it.
     pub(super) async fn deliver_directly(&self, message: Message) {
-        lock(&self.direct).add(message.id);
-        self.any_direct.store(true, Ordering::Release);
-        self.enqueue(message).await;
+        let waiting = {
+            let mut echoes = lock(&self.echoes);
+            let Some(waiting) = echoes.remove(&message.id) else {
+                return;
+            };
+            lock(&self.direct).add(message.id);
+            self.any_direct.store(true, Ordering::Release);
+            waiting
+        };
+        self.enqueue(message, Some(waiting)).await;
+    }
+
+    /// Delivers a message that each node gets by itself, from a topic: to this node's own sessions, past the backplane.
+    /// Messages of one caller arrive in its order.
+    pub async fn deliver_here(&self, message: Message) {
+        self.enqueue(message, None).await;
     }
 
     /// Delivers a message that came through the backplane.
     async fn arrived(&self, message: Message) {
-        if self.any_direct.load(Ordering::Acquire) && lock(&self.direct).ids.contains(&message.id) {
-            return;
+        let waiting = {
+            let mut echoes = lock(&self.echoes);
+            let waiting = echoes.remove(&message.id);
+            let any_direct = self.any_direct.load(Ordering::Acquire);
+            if waiting.is_none() && any_direct && lock(&self.direct).ids.contains(&message.id) {
+                return;
+            }
+            waiting
+        };
+        let target = message.target.clone();
+        let followed = self.enqueue(message, waiting).await;
+        if let Target::One(address) = target
+            && followed
+        {
+            self.metrics.wanted(&address);
         }
-        self.enqueue(message).await;
     }
 
-    /// Puts a message into the queues of its shards, in the order of its address. Waits while one of them is full.
-    async fn enqueue(&self, message: Message) {
-        let waiting = lock(&self.echoes).remove(&message.id);
+    /// Puts a message into the queues of its shards, in the order of its address. Waits while one of them is full. Answers
+    /// whether a session here follows its one address.
+    async fn enqueue(&self, message: Message, waiting: Option<oneshot::Sender<u32>>) -> bool {
         let tally = waiting.map(Tally::new);
         let target = message.target.clone();
         let encoded = Arc::new(Encoded::new(message));
         loop {
+            let mut followed = false;
             let full = match &target {
                 Target::One(Address::Everyone) | Target::Users(_) => {
                     let _order: Vec<_> = self.stripes.iter().map(lock).collect();
@@ -312,13 +339,11 @@ impl Delivery {
                 Target::One(address) => {
                     let stripe = self.stripe(address);
                     let shards = stripe.get(address).map_or(0, |i| i.shards);
-                    if shards != 0 {
-                        self.metrics.wanted(address);
-                    }
+                    followed = shards != 0;
                     self.try_enqueue(bits(shards), &target, &encoded, &tally)
                 }
             };
-            let Some(full) = full else { return };
+            let Some(full) = full else { return followed };
             // A shard that is gone has no sessions to deliver to; its queue then reports closed, not full.
             let _ = self.shards[full].reserve().await;
         }
