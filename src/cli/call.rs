@@ -305,10 +305,16 @@ impl Accepted {
             status,
             message_id,
             local_connections,
-            ..
+            other_nodes,
+            degraded,
         } = self;
+        let others = match other_nodes {
+            0 => String::new(),
+            others => format!(", {others} other node(s)"),
+        };
+        let degraded = if *degraded { ", degraded" } else { "" };
         say(&format!(
-            "{status}: {local_connections} connection(s), message {message_id}"
+            "{status}: {local_connections} connection(s) here{others}{degraded}, message {message_id}"
         ))
     }
 }

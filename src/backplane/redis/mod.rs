@@ -1,6 +1,6 @@
 //! Nodes linked through Redis Pub/Sub, each listening only to the addresses that its sessions follow.
 //!
-//! A [`Fabric`] is what a node holds against one topology: per primary one connection for commands and some for listening,
+//! A fabric is what a node holds against one topology: per primary one connection for commands and some for listening,
 //! the addresses spread over them by hash. A topology that changed (a cluster's slots moved) makes a new fabric, which
 //! listens to all that the old one did. What Redis is away for is decided here: nothing is retried once a byte of it may
 //! have left, and every answer says which of the three outcomes it was.
