@@ -235,7 +235,7 @@ impl Router {
             Ok(published) => self.settle(message, published, echo, deadline).await,
             // Certainly nobody got it, and it was said to matter only to who is here.
             Err(PublishError::Unavailable(problem)) if class == Class::Volatile => {
-                let local = self.deliver_directly(message, echo).await;
+                let local = self.deliver_directly(message, echo, deadline).await;
                 if local.local_connections == 0 {
                     return Err(Refusal::Unavailable(problem));
                 }
@@ -273,7 +273,7 @@ impl Router {
         let echoed = match here {
             Here::Silent => Some(0),
             Here::Away => {
-                let local = self.deliver_directly(message, echo).await;
+                let local = self.deliver_directly(message, echo, deadline).await;
                 return Accepted {
                     other_nodes: listeners,
                     status: status(listeners, local.local_connections),
@@ -307,10 +307,20 @@ impl Router {
 
     /// To this node's own sessions, past the backplane. Should it come through the backplane after all, it is not
     /// delivered again.
-    async fn deliver_directly(&self, message: Message, echo: EchoGuard<'_>) -> Accepted {
+    async fn deliver_directly(
+        &self,
+        message: Message,
+        echo: EchoGuard<'_>,
+        deadline: Deadline,
+    ) -> Accepted {
         let id = message.id;
-        self.delivery.deliver_directly(message).await;
-        let local = echo.count().await.unwrap_or(0);
+        let delivering = async {
+            self.delivery.deliver_directly(message).await;
+            echo.count().await
+        };
+        // Cut off while it waited for room, nobody got it.
+        let local = tokio::time::timeout_at(deadline, delivering).await;
+        let local = local.ok().flatten().unwrap_or(0);
         Accepted {
             status: status(0, local),
             id,

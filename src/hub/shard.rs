@@ -82,7 +82,7 @@ impl Drop for Hold {
 impl Shard {
     /// Makes this node listen to an address and this shard follow it.
     pub(super) async fn hold(self: &Rc<Self>, address: Address) -> Result<Hold, String> {
-        let listened = {
+        {
             let mut state = self.state.borrow_mut();
             let index = state.index;
             if !state.followers.contains_key(&address) {
@@ -90,18 +90,13 @@ impl Shard {
             }
             let followers = state.followers.entry(address.clone()).or_default();
             followers.holds += 1;
-            followers.listened
-        };
+        }
         let hold = Hold {
             shard: self.clone(),
             address,
         };
-        if !listened {
-            self.hub.backplane.listen(hold.address.clone()).await?;
-            if let Some(followers) = self.state.borrow_mut().followers.get_mut(&hold.address) {
-                followers.listened = true;
-            }
-        }
+        // Also where others here follow it already: the link may have been lost since.
+        self.hub.backplane.listen(hold.address.clone()).await?;
         Ok(hold)
     }
 

@@ -31,8 +31,6 @@ pub(super) struct Followers {
     pub(super) members: Vec<SessionKey>,
     /// Handshakes and subscribes that wait for the backplane.
     pub(super) holds: u32,
-    /// The backplane confirmed that this node listens.
-    pub(super) listened: bool,
 }
 
 struct Slot {

@@ -1,11 +1,14 @@
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, ServerError, Value};
-use tokio::sync::{mpsc, oneshot};
+use redis::{Cmd, Pipeline, PushInfo, PushKind, ServerError, Value};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant as Deadline;
 
 use super::backoff::Backoff;
 use super::place::{Endpoint, Place};
@@ -17,6 +20,12 @@ const QUEUE: usize = 8192;
 const BATCH: usize = 512;
 /// Pipelines under way; fewer than the library's queue holds, so that each takes its place there at once.
 const IN_FLIGHT: usize = 8;
+/// Bytes of one pipeline, beyond its first command.
+const BATCH_BYTES: usize = 1 << 20;
+/// How long a command may take with the wait for its turn.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection must have served for the next failure to be the first again.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// Why a command has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +34,8 @@ pub(crate) enum Failure {
     NotSent(String),
     /// Redis said no: nothing was done. The error's code, and all of it for people.
     Refused(String, String),
+    /// There was no room for it by the deadline: it never left.
+    Busy,
     /// It may or may not have been done.
     Unknown(String),
 }
@@ -34,6 +45,7 @@ impl Failure {
     pub(crate) fn into_problem(self) -> String {
         match self {
             Self::NotSent(problem) | Self::Refused(_, problem) | Self::Unknown(problem) => problem,
+            Self::Busy => "too many commands wait for Redis".into(),
         }
     }
 }
@@ -59,6 +71,7 @@ struct Line(Mutex<LineState>);
 struct LineState {
     /// Since when it is not there, and why.
     down: Option<(Instant, String)>,
+    up: Option<Instant>,
     ever: bool,
 }
 
@@ -76,11 +89,14 @@ impl Commands {
         place: Arc<Place>,
         endpoint: Endpoint,
         replicas: u32,
+        ever: bool,
+        up: Arc<Notify>,
         moved: impl Fn() + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let line = Arc::new(Line::default());
         line.went_down("not connected yet".into());
+        line.lock().ever = ever;
         let handle = Self {
             jobs,
             line: line.clone(),
@@ -89,28 +105,41 @@ impl Commands {
             place,
             endpoint,
             replicas,
+            up,
             moved: Box::new(moved),
             line,
         };
         (handle, task.run(queue))
     }
 
-    /// Runs one command.
+    /// Runs one command, and answers by the deadline.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub(super) async fn run(&self, command: Cmd) -> Result<Value, Failure> {
+    pub(super) async fn run_by(&self, command: Cmd, deadline: Deadline) -> Result<Value, Failure> {
         if let Some((_, why)) = self.down() {
             return Err(Failure::NotSent(why));
         }
         let (answer, answered) = oneshot::channel();
-        let ended = || Failure::NotSent("this node is leaving".into());
-        self.jobs
-            .send(Job { command, answer })
-            .await
-            .map_err(|_| ended())?;
-        let lost = || Failure::Unknown("the connection to Redis was lost".into());
-        answered.await.map_err(|_| lost())?
+        let ended = || Failure::NotSent("the link to Redis is being replaced".into());
+        let place = tokio::time::timeout_at(deadline, self.jobs.reserve()).await;
+        let place = place.map_err(|_| Failure::Busy)?.map_err(|_| ended())?;
+        place.send(Job { command, answer });
+        let unknown = |why: &str| Failure::Unknown(why.into());
+        let answered = tokio::time::timeout_at(deadline, answered).await;
+        answered
+            .map_err(|_| unknown("Redis did not answer within the call's deadline"))?
+            .map_err(|_| unknown("the connection to Redis was lost"))?
+    }
+
+    /// The same, with time enough for any command.
+    pub(super) async fn run(&self, command: Cmd) -> Result<Value, Failure> {
+        self.run_by(command, Deadline::now() + PATIENCE).await
+    }
+
+    /// Since when the connection is there.
+    pub(super) fn up(&self) -> Option<Instant> {
+        self.line.lock().up
     }
 
     /// Since when the connection is not there, and why.
@@ -136,11 +165,13 @@ impl Line {
             .take()
             .map_or_else(Instant::now, |(since, _)| since);
         state.down = Some((since, why));
+        state.up = None;
     }
 
     fn came_up(&self) {
         let mut state = self.lock();
         state.down = None;
+        state.up = Some(Instant::now());
         state.ever = true;
     }
 }
@@ -149,6 +180,7 @@ struct Task {
     place: Arc<Place>,
     endpoint: Endpoint,
     replicas: u32,
+    up: Arc<Notify>,
     moved: Box<dyn Fn() + Send + Sync>,
     line: Arc<Line>,
 }
@@ -157,16 +189,25 @@ impl Task {
     async fn run(self, mut queue: mpsc::Receiver<Job>) {
         let mut backoff = Backoff::default();
         loop {
-            let connecting = self.place.connect(&self.endpoint, None);
+            let lost = Arc::new(Notify::new());
+            let connecting = self
+                .place
+                .connect(&self.endpoint, Some(on_push(lost.clone())));
             let Some(connected) = meanwhile_refuse(&mut queue, &self.line, connecting).await else {
                 return;
             };
             let why = match connected {
                 Ok(connection) => {
                     tracing::info!(endpoint = ?self.endpoint, "the command link to Redis is up");
-                    backoff.reset();
                     self.line.came_up();
-                    match self.serve(connection, &mut queue).await {
+                    self.up.notify_waiters();
+                    let began = Instant::now();
+                    let ended = self.serve(connection, &mut queue, &lost).await;
+                    // One that breaks at once must not be tried as if it never had.
+                    if began.elapsed() >= SETTLED {
+                        backoff.reset();
+                    }
+                    match ended {
                         Ended::Well => return,
                         Ended::Broken(why) => why,
                     }
@@ -196,35 +237,39 @@ impl Task {
         &self,
         connection: MultiplexedConnection,
         queue: &mut mpsc::Receiver<Job>,
+        lost: &Notify,
     ) -> Ended {
         let mut under_way: FuturesUnordered<Later<'_, Ended>> = FuturesUnordered::new();
-        let mut jobs = Vec::new();
+        // What waits for replicas blocks all behind it on its connection: one at a time.
+        let most = if self.replicas > 0 { 1 } else { IN_FLIGHT };
+        let (mut jobs, mut waiting) = (Vec::new(), VecDeque::new());
         loop {
+            while !waiting.is_empty() && under_way.len() < most {
+                let batch = self.pipeline(connection.clone(), next_batch(&mut waiting));
+                let mut batch: Later<'_, Ended> = Box::pin(batch);
+                // The first poll puts it into the connection's queue: pipelines leave in the order of their jobs.
+                match futures_util::poll!(&mut batch) {
+                    Poll::Ready(Ended::Broken(why)) => return Ended::Broken(why),
+                    Poll::Ready(Ended::Well) => {}
+                    Poll::Pending => under_way.push(batch),
+                }
+            }
             tokio::select! {
                 biased;
+                () = lost.notified() => return Ended::Broken("the connection ended".into()),
                 Some(ended) = under_way.next() => {
                     // The rest is dropped, and whoever waits for it is told that it is unknown.
                     if let Ended::Broken(why) = ended {
                         return Ended::Broken(why);
                     }
                 }
-                count = queue.recv_many(&mut jobs, BATCH), if under_way.len() < IN_FLIGHT => {
+                count = queue.recv_many(&mut jobs, BATCH), if waiting.is_empty() && under_way.len() < most => {
                     if count == 0 {
-                        while let Some(ended) = under_way.next().await {
-                            if matches!(ended, Ended::Broken(_)) { break }
-                        }
+                        while let Some(Ended::Well) = under_way.next().await {}
                         return Ended::Well;
                     }
                     // Whoever went away meanwhile has a deadline that passed: nothing of it has left.
-                    jobs.retain(|job: &Job| !job.answer.is_closed());
-                    let mut batch: Later<'_, Ended> =
-                        Box::pin(self.pipeline(connection.clone(), std::mem::take(&mut jobs)));
-                    // The first poll puts it into the connection's queue: pipelines leave in the order of their jobs.
-                    match futures_util::poll!(&mut batch) {
-                        std::task::Poll::Ready(Ended::Broken(why)) => return Ended::Broken(why),
-                        std::task::Poll::Ready(Ended::Well) => {}
-                        std::task::Poll::Pending => under_way.push(batch),
-                    }
+                    waiting.extend(jobs.drain(..).filter(|job: &Job| !job.answer.is_closed()));
                 }
             }
         }
@@ -319,6 +364,34 @@ fn describe(error: &ServerError) -> String {
         error.code(),
         error.details().unwrap_or_default()
     )
+}
+
+/// Tells when the connection ends, also while nothing is asked of it.
+fn on_push(lost: Arc<Notify>) -> Box<dyn Fn(PushInfo) + Send + Sync> {
+    Box::new(move |push| {
+        if push.kind == PushKind::Disconnection {
+            lost.notify_one();
+        }
+    })
+}
+
+/// The first jobs, as many as one pipeline holds.
+fn next_batch(waiting: &mut VecDeque<Job>) -> Vec<Job> {
+    let mut bytes = 0;
+    let fits = waiting.iter().take_while(|job| {
+        let before = bytes;
+        bytes += job.command.args_iter().map(size).sum::<usize>();
+        before == 0 || bytes <= BATCH_BYTES
+    });
+    let count = fits.count();
+    waiting.drain(..count).collect()
+}
+
+fn size(argument: redis::Arg<&[u8]>) -> usize {
+    match argument {
+        redis::Arg::Simple(bytes) => bytes.len(),
+        _ => 0,
+    }
 }
 
 /// Waits, and refuses all commands meanwhile; `None` = no handle is left.

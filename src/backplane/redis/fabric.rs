@@ -1,14 +1,15 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::cmd;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::Shared;
-use super::commands::Commands;
+use super::commands::{Commands, Failure};
 use super::keys::{Keys, slot};
 use super::link::{Link, LinkParts};
-use super::place::Topology;
+use super::place::{Endpoint, Topology};
 use crate::model::Address;
 use crate::telemetry::BackplaneMetrics;
 
@@ -16,6 +17,8 @@ use crate::telemetry::BackplaneMetrics;
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a probe that Redis took may be on its way back.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long links may take to follow commands that go through again.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// What a node holds against one topology: the connections, and which of them an address is on.
 pub(super) struct Fabric {
@@ -28,31 +31,52 @@ pub(super) struct Fabric {
     /// `per_primary` for each primary in turn.
     links: Vec<Arc<Link>>,
     per_primary: usize,
+    /// Since when Redis refuses what is published, and what it says.
+    refused: Arc<Refused>,
 }
 
+type Refused = Mutex<Option<(Instant, String)>>;
+
 impl Fabric {
-    /// The fabric of a topology, which listens to all that `old` did; its tasks go into `tasks`.
+    /// The fabric of a topology, which listens to all that `old` did, whose tasks have ended. Its own go into `tasks`, but
+    /// for those that deliver what has come.
     pub(super) fn new(
         shared: &Arc<Shared>,
         topology: Topology,
-        old: Option<&Self>,
+        old: Option<Arc<Self>>,
         tasks: &mut JoinSet<()>,
+        delivering: &mut JoinSet<()>,
     ) -> Self {
         let moved = {
             let moved = shared.moved.clone();
             Arc::new(move || moved.notify_one())
         };
-        let mut line = |endpoint: &super::place::Endpoint, replicas| {
-            let (place, moved) = (shared.place.clone(), moved.clone());
-            let (handle, task) = Commands::new(place, endpoint.clone(), replicas, move || moved());
-            tasks.spawn(task);
-            handle
-        };
+        // A Redis that was reached before is one that may be away for the grace.
+        let ever = old
+            .as_ref()
+            .is_some_and(|old| old.commands.iter().any(Commands::ever));
         let endpoints = &topology.endpoints;
-        let commands: Vec<_> = endpoints.iter().map(|e| line(e, 0)).collect();
+        let up: Vec<_> = endpoints.iter().map(|_| Arc::new(Notify::new())).collect();
+        let mut lines = |replicas| -> Vec<Commands> {
+            let line = |(endpoint, up): (&Endpoint, &Arc<Notify>)| {
+                let (place, moved) = (shared.place.clone(), moved.clone());
+                let (handle, task) = Commands::new(
+                    place,
+                    endpoint.clone(),
+                    replicas,
+                    ever,
+                    up.clone(),
+                    move || moved(),
+                );
+                tasks.spawn(task);
+                handle
+            };
+            endpoints.iter().zip(&up).map(line).collect()
+        };
+        let commands = lines(0);
         let replicated = match shared.min_replicas {
             0 => Vec::new(),
-            replicas => endpoints.iter().map(|e| line(e, replicas)).collect(),
+            replicas => lines(replicas),
         };
         let per_primary = shared.links_per_primary;
         let mut addresses = vec![Vec::new(); endpoints.len() * per_primary];
@@ -60,7 +84,7 @@ impl Fabric {
         let old = old
             .iter()
             .flat_map(|old| &old.links)
-            .flat_map(|link| link.addresses());
+            .flat_map(|link| link.give_up());
         for address in always.into_iter().chain(old) {
             let channel = shared.keys.channel(&address);
             addresses[place_of(&topology, per_primary, &channel)].push(address);
@@ -76,12 +100,12 @@ impl Fabric {
                     sealer: shared.sealer.clone(),
                     metrics: shared.metrics.clone(),
                     probe: probe_channel(shared, &topology, index / per_primary, index),
+                    up: up[index / per_primary].clone(),
                 };
-                let (link, running) =
+                let (link, running, deliver) =
                     Link::new(parts, addresses, shared.arrivals.clone(), moved.clone());
-                for task in running {
-                    tasks.spawn(task);
-                }
+                tasks.spawn(running);
+                delivering.spawn(deliver);
                 link
             })
             .collect();
@@ -92,6 +116,7 @@ impl Fabric {
             replicated,
             links,
             per_primary,
+            refused: Arc::default(),
         };
         for (index, link) in fabric.links.iter().enumerate() {
             let commands = fabric.commands[index / per_primary].clone();
@@ -100,6 +125,7 @@ impl Fabric {
                 commands,
                 shared.place.is_cluster(),
                 shared.metrics.clone(),
+                fabric.refused.clone(),
             ));
         }
         fabric
@@ -122,7 +148,8 @@ impl Fabric {
 
     /// Whether everything is connected and listened to.
     pub(super) fn is_whole(&self) -> bool {
-        self.commands.iter().all(|c| c.down().is_none()) && self.links.iter().all(|l| l.is_whole())
+        let mut commands = self.commands.iter().chain(&self.replicated);
+        commands.all(|c| c.down().is_none()) && self.links.iter().all(|l| l.is_whole())
     }
 
     /// Why this node should get no new connections. A backplane that cannot be reached at all is a reason after the
@@ -139,6 +166,8 @@ impl Fabric {
                     ailments.push(format!("the backplane cannot be reached: {why}"));
                 }
                 Some(_) => {}
+                // Links lost in the same outage have a moment to come back.
+                None if commands.up().is_some_and(|up| now - up < SETTLE) => {}
                 None => {
                     let first = index * self.per_primary;
                     let links = &self.links[first..first + self.per_primary];
@@ -151,6 +180,19 @@ impl Fabric {
                     }
                 }
             }
+        }
+        for commands in &self.replicated {
+            if let Some((since, why)) = commands.down()
+                && now.saturating_duration_since(since) >= grace
+            {
+                ailments.push(format!("the backplane's replicas cannot be asked: {why}"));
+            }
+        }
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((since, why)) = &*refused
+            && now.saturating_duration_since(*since) >= grace
+        {
+            ailments.push(format!("the backplane refuses what is published: {why}"));
         }
         ailments.dedup();
         ailments
@@ -171,7 +213,13 @@ fn probe_channel(shared: &Shared, topology: &Topology, endpoint: usize, link: us
 
 /// Sends probes through the commands and looks whether they come back through the link. A link that is connected and
 /// brings nothing is the worst there is: everything looks well and nobody gets anything.
-async fn probe(link: Arc<Link>, commands: Commands, cluster: bool, metrics: BackplaneMetrics) {
+async fn probe(
+    link: Arc<Link>,
+    commands: Commands,
+    cluster: bool,
+    metrics: BackplaneMetrics,
+    refused: Arc<Refused>,
+) {
     let publish = if cluster { "SPUBLISH" } else { "PUBLISH" };
     let mut ticks = tokio::time::interval(PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -186,8 +234,13 @@ async fn probe(link: Arc<Link>, commands: Commands, cluster: bool, metrics: Back
         let mut command = cmd(publish);
         command.arg(link.probe_channel()).arg(number.to_string());
         // What the commands' own connection does not take says nothing about the link.
-        if commands.run(command).await.is_err() {
-            continue;
+        match commands.run(command).await {
+            Ok(_) => note(&refused, None),
+            Err(Failure::Refused(_, why)) => {
+                note(&refused, Some(why));
+                continue;
+            }
+            Err(_) => continue,
         }
         let back = async {
             while link.probed() != number && link.is_whole() {
@@ -200,6 +253,19 @@ async fn probe(link: Arc<Link>, commands: Commands, cluster: bool, metrics: Back
                 metrics.lost_probes.inc();
                 link.rebuild();
             }
+        }
+    }
+}
+
+/// Remembers since when Redis refuses what is published.
+fn note(refused: &Refused, why: Option<String>) {
+    let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+    match (why, &mut *refused) {
+        (None, refused) => *refused = None,
+        (Some(why), Some((_, said))) => *said = why,
+        (Some(why), refused) => {
+            tracing::warn!(problem = %why, "Redis refuses what this node publishes");
+            *refused = Some((Instant::now(), why));
         }
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Interest {
     /// Oldest first. An entry counts only while its address has lingered since that moment.
     lingering: VecDeque<(Instant, Address)>,
     whole: bool,
+    /// How often the link was lost.
+    losses: u64,
 }
 
 enum Entry {
@@ -123,6 +125,11 @@ impl Interest {
         }
     }
 
+    /// How often the link was lost: what holds at two moments held between them only if this is the same.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses
+    }
+
     /// Whether the address is being given up, so that the end of a subscription is no surprise.
     pub(super) fn gives_up(&self, address: &Address) -> bool {
         matches!(self.entries.get(address), Some(Entry::Unlistening { .. }))
@@ -197,6 +204,7 @@ impl Interest {
     /// Answers how many those are.
     pub(super) fn lost(&mut self) -> usize {
         self.whole = false;
+        self.losses += 1;
         self.wanted.clear();
         self.lingering.clear();
         self.entries

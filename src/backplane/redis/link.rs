@@ -3,29 +3,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, PushInfo, PushKind, Value};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::backoff::Backoff;
 use super::interest::{Batch, Heard, Interest};
 use super::keys::{self, Keys};
 use super::place::{Endpoint, Place};
-use crate::backplane::{Arrivals, Envelope, EnvelopeError, Here, Sealer};
+use crate::backplane::{Arrivals, Envelope, EnvelopeError, Here, Later, Sealer};
 use crate::model::{Address, Target};
 use crate::telemetry::{BackplaneMetrics, Reason};
 
 /// Envelopes that may wait to be delivered. One that finds no room is lost, and counted.
 const RECEIVE_QUEUE: usize = 16_384;
+/// Their bytes, all together.
+const RECEIVE_BYTES: usize = 64 << 20;
 /// Addresses in one SUBSCRIBE batch.
 const BATCH: usize = 1024;
 
-/// What Redis pushed.
-enum Pushed {
-    /// Something that was published to a channel.
-    Message(Vec<u8>, Bytes),
-    /// The end of a subscription to a channel.
-    Ended(Vec<u8>),
+/// Something that was published to a channel.
+struct Pushed {
+    channel: Vec<u8>,
+    bytes: Bytes,
+    /// Its bytes' place in the queue.
+    _room: OwnedSemaphorePermit,
 }
 
 /// What a link is made of.
@@ -38,6 +41,8 @@ pub(super) struct LinkParts {
     pub(super) metrics: BackplaneMetrics,
     /// Its probes come to this Pub/Sub channel.
     pub(super) probe: String,
+    /// Told when the commands to the same primary go through again: then a link need not wait any longer.
+    pub(super) up: Arc<Notify>,
 }
 
 /// One subscriber connection to one primary: the addresses that it has are on no other link of this node.
@@ -55,18 +60,20 @@ pub(super) struct Link {
     /// The latest probe that came back.
     probed: AtomicU64,
     queue: mpsc::Sender<Pushed>,
+    room: Arc<Semaphore>,
     /// Told when a slot moves away in a cluster.
     moved: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Link {
-    /// The link with the addresses that it begins with, and its two tasks.
+    /// The link with the addresses that it begins with, its task, and the one that delivers, which ends by itself once
+    /// nothing more can come.
     pub(super) fn new(
         parts: LinkParts,
         addresses: impl IntoIterator<Item = Address>,
         arrivals: Arc<dyn Arrivals>,
         moved: Arc<dyn Fn() + Send + Sync>,
-    ) -> (Arc<Self>, [crate::backplane::Later<'static, ()>; 2]) {
+    ) -> (Arc<Self>, Later<'static, ()>, Later<'static, ()>) {
         let (queue, received) = mpsc::channel(RECEIVE_QUEUE);
         let mut interest = Interest::default();
         for address in addresses {
@@ -79,6 +86,7 @@ impl Link {
             rebuild: Notify::new(),
             probed: AtomicU64::new(0),
             queue,
+            room: Arc::new(Semaphore::new(RECEIVE_BYTES)),
             moved,
         });
         let delivering = deliver(
@@ -88,7 +96,7 @@ impl Link {
             arrivals,
         );
         let running = link.clone().run();
-        (link, [Box::pin(running), Box::pin(delivering)])
+        (link, Box::pin(running), Box::pin(delivering))
     }
 
     fn interest(&self) -> MutexGuard<'_, Interest> {
@@ -96,20 +104,18 @@ impl Link {
         self.interest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves once whatever is published to the address from then on comes here.
+    /// Wants to listen to an address. Nothing to wait for = it does; an error of the receiver = the link was lost.
     ///
     /// # Errors
-    /// The link is not whole, or was lost meanwhile.
-    pub(super) async fn listen(&self, address: Address) -> Result<(), String> {
+    /// The link is not whole.
+    pub(super) fn listen(&self, address: Address) -> Result<Option<oneshot::Receiver<()>>, String> {
         let heard = self.interest().listen(address);
         match heard {
-            Heard::Already => Ok(()),
+            Heard::Already => Ok(None),
             Heard::Down => Err("the subscriber link to Redis is down".into()),
             Heard::Soon(confirmed) => {
                 self.changed.notify_one();
-                confirmed
-                    .await
-                    .map_err(|_| "the subscriber link to Redis was lost".into())
+                Ok(Some(confirmed))
             }
         }
     }
@@ -119,17 +125,21 @@ impl Link {
         self.changed.notify_one();
     }
 
-    pub(super) fn here(&self, address: &Address) -> Here {
-        self.interest().here(address)
+    /// Whether an envelope for the address comes back, and how often the link was lost before.
+    pub(super) fn here(&self, address: &Address) -> (Here, u64) {
+        let interest = self.interest();
+        (interest.here(address), interest.losses())
     }
 
     pub(super) fn is_whole(&self) -> bool {
         self.interest().is_whole()
     }
 
-    /// What it listens to for sessions, to be taken to another link.
-    pub(super) fn addresses(&self) -> Vec<Address> {
-        self.interest().all()
+    /// Ends it: what it listened to for sessions, to be taken to another link.
+    pub(super) fn give_up(&self) -> Vec<Address> {
+        let mut interest = self.interest();
+        interest.lost();
+        interest.all()
     }
 
     /// Where its probes come in.
@@ -154,6 +164,8 @@ impl Link {
             let why = match self.connect(lost.clone()).await {
                 Ok(mut connection) => {
                     backoff.reset();
+                    // A wish that was about the connection before.
+                    let _ = self.rebuild.notified().now_or_never();
                     tracing::info!(endpoint = ?self.parts.endpoint, "a subscriber link to Redis is whole");
                     self.parts.metrics.links.inc();
                     let (reason, why) = self.serve(&mut connection, &lost).await;
@@ -173,12 +185,15 @@ impl Link {
                 "a subscriber link to Redis is down; trying again in {delay:.1?}"
             );
             (self.moved)();
-            tokio::time::sleep(delay).await;
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.parts.up.notified() => {}
+            }
         }
     }
 
     /// A connection on which everything is listened to again: the link is whole.
-    async fn connect(&self, lost: Arc<Notify>) -> Result<MultiplexedConnection, String> {
+    async fn connect(self: &Arc<Self>, lost: Arc<Notify>) -> Result<MultiplexedConnection, String> {
         let pushed = self.on_push(lost);
         let place = &self.parts.place;
         let mut connection = place.connect(&self.parts.endpoint, Some(pushed)).await?;
@@ -195,24 +210,37 @@ impl Link {
     }
 
     /// What the connection's driver calls with each push. It must not wait.
-    fn on_push(&self, lost: Arc<Notify>) -> Box<dyn Fn(PushInfo) + Send + Sync> {
-        let queue = self.queue.clone();
+    fn on_push(self: &Arc<Self>, lost: Arc<Notify>) -> Box<dyn Fn(PushInfo) + Send + Sync> {
+        let (queue, room) = (self.queue.clone(), self.room.clone());
         let metrics = self.parts.metrics.clone();
+        let link = Arc::downgrade(self);
         Box::new(move |push| match push.kind {
             PushKind::Message | PushKind::SMessage => {
                 let Some((channel, bytes)) = keys::message(push.data) else {
                     return;
                 };
-                if queue.try_send(Pushed::Message(channel, bytes)).is_err() {
+                let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                let Ok(room) = room.clone().try_acquire_many_owned(size) else {
+                    return metrics.lost("receive_queue");
+                };
+                let pushed = Pushed {
+                    channel,
+                    bytes,
+                    _room: room,
+                };
+                if queue.try_send(pushed).is_err() {
                     metrics.lost("receive_queue");
                 }
             }
             PushKind::Disconnection => lost.notify_one(),
-            // In a cluster, the slot went to another node.
+            // In a cluster the slot went to another node, unless this one asked for it, which it still knows here: the
+            // answer to the batch comes behind this.
             PushKind::SUnsubscribe => {
-                if let Some(Value::BulkString(channel)) = push.data.into_iter().next()
-                    && queue.try_send(Pushed::Ended(channel)).is_err()
+                if let (Some(Value::BulkString(channel)), Some(link)) =
+                    (push.data.into_iter().next(), link.upgrade())
+                    && !link.gives_up(&channel)
                 {
+                    (link.moved)();
                     lost.notify_one();
                 }
             }
@@ -309,12 +337,9 @@ impl Link {
         }
     }
 
-    /// The end of a subscription that this node did not ask for.
-    fn ended(&self, address: &Address) {
-        if !self.interest().gives_up(address) {
-            (self.moved)();
-            self.rebuild();
-        }
+    fn gives_up(&self, channel: &[u8]) -> bool {
+        let address = self.parts.keys.address(channel);
+        address.is_some_and(|address| self.interest().gives_up(&address))
     }
 }
 
@@ -326,16 +351,11 @@ async fn deliver(
     arrivals: Arc<dyn Arrivals>,
 ) {
     while let Some(pushed) = received.recv().await {
-        let (channel, bytes) = match pushed {
-            Pushed::Message(channel, bytes) => (channel, bytes),
-            Pushed::Ended(channel) => {
-                if let (Some(link), Some(address)) = (link.upgrade(), parts.keys.address(&channel))
-                {
-                    link.ended(&address);
-                }
-                continue;
-            }
-        };
+        let Pushed {
+            channel,
+            bytes,
+            _room,
+        } = pushed;
         if channel == parts.probe.as_bytes() {
             if let (Some(link), Some(number)) = (link.upgrade(), probe_number(&bytes)) {
                 link.probed.store(number, Ordering::Release);

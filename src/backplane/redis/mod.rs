@@ -153,7 +153,7 @@ impl Shared {
     ) -> Result<Published, PublishError> {
         let fabric = self.fabric().map_err(refused)?;
         let link = fabric.link(&to);
-        let before = link.here(&to);
+        let (before, losses) = link.here(&to);
         let channel = self.keys.channel(&to);
         let bytes = self.sealer.seal(&to, &envelope);
         let mut publish = match self.place.is_cluster() {
@@ -161,15 +161,14 @@ impl Shared {
             false => cmd("PUBLISH"),
         };
         publish.arg(&channel).arg(bytes);
-        let sent = fabric.commands(&channel, false).run(publish);
-        let outcome = tokio::time::timeout_at(deadline, sent).await;
-        let (name, result) = match outcome {
-            Ok(Ok(Value::Int(listeners))) => ("accepted", Ok(listeners)),
-            Ok(Ok(_)) => (
+        let commands = fabric.commands(&channel, false);
+        let (name, result) = match commands.run_by(publish, deadline).await {
+            Ok(Value::Int(listeners)) => ("accepted", Ok(listeners)),
+            Ok(_) => (
                 "unknown",
                 Err(PublishError::Unknown("Redis gave no count".into())),
             ),
-            Ok(Err(failure)) => {
+            Err(failure) => {
                 let error = refused(failure);
                 let name = match error {
                     PublishError::Unknown(_) => "unknown",
@@ -177,15 +176,15 @@ impl Shared {
                 };
                 (name, Err(error))
             }
-            Err(_) => {
-                let why = "Redis did not answer within the call's deadline".into();
-                ("unknown", Err(PublishError::Unknown(why)))
-            }
         };
         self.metrics.published(name);
-        let here = match (before, link.here(&to)) {
-            (before, after) if before == after => before,
+        let (after, losses_after) = link.here(&to);
+        let here = match (before, after) {
+            (Here::Silent, Here::Silent) => Here::Silent,
             (Here::Away, _) | (_, Here::Away) => Here::Away,
+            // It was lost and is whole again: what was published meanwhile did not come.
+            _ if losses != losses_after => Here::Away,
+            (before, after) if before == after => before,
             _ => Here::Changing,
         };
         Ok(Published {
@@ -198,6 +197,7 @@ impl Shared {
 fn refused(failure: Failure) -> PublishError {
     match failure {
         Failure::NotSent(why) | Failure::Refused(_, why) => PublishError::Unavailable(why),
+        Failure::Busy => PublishError::Busy,
         Failure::Unknown(why) => PublishError::Unknown(why),
     }
 }
@@ -214,16 +214,23 @@ impl Backplane for Redis {
 
     fn listen(&self, address: Address) -> Later<'_, Result<(), String>> {
         Box::pin(async move {
-            let fabric = self.shared.fabric().map_err(Failure::into_problem)?;
-            let listening = fabric.link(&address).listen(address.clone());
-            tokio::time::timeout(LISTEN_TIMEOUT, listening)
+            // Under the fabric's lock: no other one takes its place between the look and the wish.
+            let confirmed = match &*self.shared.fabric.borrow() {
+                Some(fabric) => fabric.link(&address).listen(address.clone())?,
+                None => return Err("Redis was not reached yet".into()),
+            };
+            let Some(confirmed) = confirmed else {
+                return Ok(());
+            };
+            tokio::time::timeout(LISTEN_TIMEOUT, confirmed)
                 .await
                 .map_err(|_| "Redis did not confirm a subscription".to_owned())?
+                .map_err(|_| "the subscriber link to Redis was lost".into())
         })
     }
 
     fn unlisten(&self, address: &Address) {
-        if let Ok(fabric) = self.shared.fabric() {
+        if let Some(fabric) = &*self.shared.fabric.borrow() {
             fabric.link(address).unlisten(address);
         }
     }
@@ -250,32 +257,44 @@ impl Backplane for Redis {
 
 /// Owns the tasks of the fabric: finds the topology, builds a fabric for it, and another when it changed.
 async fn supervise(shared: Arc<Shared>) {
-    let mut backoff = backoff::Backoff::default();
-    // Replaced with the fabric; what is dropped is aborted.
+    let (mut failures, mut changes) = (backoff::Backoff::default(), backoff::Backoff::default());
+    // Those of the fabric. What is dropped is aborted.
     let mut tasks = JoinSet::new();
+    // Those that deliver what has come: they end when nothing more can.
+    let mut delivering = JoinSet::new();
     let mut topology = None;
     loop {
-        match shared.place.topology().await {
+        let pause = match shared.place.topology().await {
             Ok(found) => {
-                backoff.reset();
-                if topology.as_ref() != Some(&found) {
-                    let old = shared.fabric.borrow().clone();
+                failures.reset();
+                let pause = if topology.as_ref() == Some(&found) {
+                    changes.reset();
+                    TOPOLOGY_PAUSE
+                } else {
                     // First: an address that two links have would get everything twice.
                     tasks.shutdown().await;
-                    let fabric = Fabric::new(&shared, found.clone(), old.as_deref(), &mut tasks);
-                    shared.fabric.send_replace(Some(Arc::new(fabric)));
+                    shared.fabric.send_modify(|fabric| {
+                        let topology = found.clone();
+                        let old = fabric.take();
+                        let new = Fabric::new(&shared, topology, old, &mut tasks, &mut delivering);
+                        *fabric = Some(Arc::new(new));
+                    });
                     if topology.replace(found).is_some() {
                         tracing::warn!("the Redis Cluster has changed; listening anew");
                     }
-                }
+                    // Slots move one by one: the more often, the longer the pause, and not all nodes at once.
+                    TOPOLOGY_PAUSE + changes.next()
+                };
                 shared.moved.notified().await;
-                tokio::time::sleep(TOPOLOGY_PAUSE).await;
+                pause
             }
             Err(problem) => {
-                let delay = backoff.next();
-                tracing::warn!(%problem, "Redis cannot be reached; is it running? trying again in {delay:.1?}");
-                tokio::time::sleep(delay).await;
+                let pause = failures.next();
+                tracing::warn!(%problem, "Redis cannot be reached; is it running? trying again in {pause:.1?}");
+                pause
             }
-        }
+        };
+        tokio::time::sleep(pause).await;
+        while delivering.try_join_next().is_some() {}
     }
 }
