@@ -14,6 +14,10 @@ use clap::{Parser, Subcommand};
 
 use crate::runs::Common;
 
+/// A node's, since parts of a node run here too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures Tidings nodes. Each run prints a table in Markdown.
 #[derive(Debug, Parser)]
 struct Bench {
