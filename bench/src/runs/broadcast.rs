@@ -33,7 +33,12 @@ pub fn run(common: &Common) -> Outcome {
         "load",
         "others",
     ]);
-    for connected in [100, if common.short { 2_000 } else { USERS }] {
+    let counts = if common.short {
+        &[100][..]
+    } else {
+        &[100, USERS]
+    };
+    for &connected in counts {
         let mut crowd = Crowd::new()?;
         let some = users(0..connected);
         let (left, right) = some.split_at(connected / 2);

@@ -15,7 +15,6 @@ use crate::process::{Node, Process, floor};
 use crate::report::{self, Meter};
 
 const CONNECTIONS: usize = 1_000;
-const ROUNDS: usize = 2;
 
 pub fn run(common: &Common) -> Outcome {
     let node = Node::start(&common.server, SERVER_CORE, &[])?;
@@ -47,7 +46,8 @@ pub fn run(common: &Common) -> Outcome {
         "load",
         "others",
     ]);
-    for round in 1..=ROUNDS {
+    let rounds = if common.short { 1 } else { 2 };
+    for round in 1..=rounds {
         for window in [1, 32] {
             let mut on_node = NodePublishers::open(&node, window)?;
             let measure =
