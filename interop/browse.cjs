@@ -1,5 +1,6 @@
 // A headless Chromium that does what its stdin says, a JSON command a line, and answers each with a JSON line.
 //   {"open":URL} · {"fill":SELECTOR,"with":TEXT} · {"click":SELECTOR} · {"screenshot":PATH}
+//   {"all":SELECTOR}                   the answer is the texts of all its elements
 //   {"until":SELECTOR,"has":[TEXT…]}   waits for an element whose text has all of these; the answer is the text
 // Usage: browse.cjs TIMEOUT_SECONDS      CHROMIUM: the browser, /usr/bin/chromium if unset
 "use strict";
@@ -45,6 +46,7 @@ async function run(page, command) {
   else if (command.fill) await page.fill(command.fill, command.with);
   else if (command.click) await page.click(command.click);
   else if (command.screenshot) await page.screenshot({ path: command.screenshot, fullPage: true });
+  else if (command.all) return page.locator(command.all).allTextContents();
   else if (command.until) return until(page, command.until, command.has);
   else throw new Error(`unknown command ${JSON.stringify(command)}`);
 }

@@ -4,9 +4,11 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
+import time
 
 # Seconds for any one answer. A slow machine under load needs a few; nothing here should need more.
 DEADLINE = 30
@@ -76,6 +78,19 @@ class Child:
             raise Failed(f"{self.name} ended with {code}{self._complaints()}")
         return list(iter(self._lines.get, None))
 
+    def until_it_listens(self, port):
+        """Waits until it accepts connections on a loopback port."""
+        until(f"{self.name} listens on port {port}", lambda: self._listens(port))
+
+    def _listens(self, port):
+        if self._process.poll() is not None:
+            raise Failed(f"{self.name} ended{self._complaints()}")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=DEADLINE).close()
+        except OSError:
+            return False
+        return True
+
     def kill(self):
         """Ends it and its children, now."""
         if self._process.poll() is None:
@@ -92,6 +107,21 @@ class Child:
         """Whatever still runs."""
         for child in cls.running:
             child.kill()
+
+
+def until(what, holds):
+    """Waits until `holds()` does, which raises where it never will."""
+    deadline = time.monotonic() + DEADLINE
+    while not holds():
+        if time.monotonic() > deadline:
+            raise Failed(f"waited {DEADLINE} s in vain until {what}")
+        time.sleep(0.05)
+
+
+def free_port():
+    """A loopback port that nothing has, for a server that cannot choose its own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 def run(command, cwd=None, env=None, fails=False):

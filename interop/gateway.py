@@ -7,10 +7,10 @@ from children import DEADLINE, Child, Failed
 
 
 class Gateway:
-    """`tidings dev` on free loopback ports, which it keeps over a restart."""
+    """`tidings dev` on free loopback ports, which it keeps over a restart. `options` are further flags of its own."""
 
-    def __init__(self, binary):
-        self._binary = binary
+    def __init__(self, binary, *options):
+        self._command = [binary, "dev", "--json", *options]
         self.public = self.service = self.admin = "127.0.0.1:0"
         self.start()
 
@@ -18,7 +18,7 @@ class Gateway:
         """Starts it, on the ports it had if it ran before."""
         doors = {"public": self.public, "service": self.service, "admin": self.admin}
         listen = [word for door, addr in doors.items() for word in ("--set", f"{door}.listen={addr}")]
-        self._process = Child("tidings dev", [self._binary, "dev", "--json", *listen])
+        self._process = Child("tidings dev", [*self._command, *listen])
         ready = self._process.json()
         self.public, self.service, self.admin = ready["public"], ready["service"], ready["admin"]
         self.key = ready["key"]
@@ -26,6 +26,15 @@ class Gateway:
     def kill(self):
         """As a crash does."""
         self._process.kill()
+
+    def is_ready(self):
+        """Whether it says so."""
+        return request(self.admin, "GET", "/readyz", None, {})[0] == 200
+
+    def metric(self, name):
+        """What one of its metrics without labels counts."""
+        _, text = request(self.admin, "GET", "/metrics", None, {})
+        return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
 
     @property
     def env(self):

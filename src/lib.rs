@@ -1,7 +1,7 @@
 //! Tidings: the real-time notification gateway of a microservice fleet. See ARCHITECTURE.md.
 //!
 //! Rooms, bottom to top; each names only what is below it: `model`, `telemetry`, `wire`, `backplane`, `tickets`, `hub`,
-//! `fleet`, `doors`, `config`, `node`, `cli`.
+//! `sources`, `fleet`, `doors`, `config`, `node`, `cli`.
 
 pub mod backplane;
 pub mod cli;
@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod hub;
 pub mod model;
 pub mod node;
+pub mod sources;
 pub mod telemetry;
 pub mod tickets;
 pub mod wire;

@@ -19,6 +19,7 @@ use crate::doors::{admin, service};
 use crate::fleet::{DrainConfig, Health, Phase};
 use crate::hub::{Hub, HubParts, Intake, Namespaces, ShardThreads};
 use crate::model::{NodeId, Secret, unix_millis};
+use crate::sources;
 use crate::telemetry::Metrics;
 use crate::tickets::{JwtVerifier, MemoryTickets, RedisTickets, TicketStore, Tickets};
 
@@ -137,6 +138,7 @@ impl Node {
         let api = Arc::new(Api {
             router: hub.router.clone(),
             tickets: tickets.clone(),
+            leases: links.leases.clone(),
             keys: ApiKeys::new(&config.api_keys)?,
             limits: config.limits.clone(),
             url: url.clone(),
@@ -173,6 +175,15 @@ impl Node {
             hub.clone(),
             health.clone(),
         ));
+        for source in sources::readers(
+            &config.sources,
+            &config.backplane,
+            hub.delivery.clone(),
+            config.limits.message_bytes,
+            &metrics.sources,
+        )? {
+            tasks.spawn(source);
+        }
         let mut phases = health.phases();
         let closing = async move { phases.reached(Phase::Closing).await };
         let service = tokio::spawn(service::serve(service_socket, routes, closing));
@@ -230,7 +241,7 @@ impl Node {
 
     /// Leaves: readiness goes red; all doors accept for `deregister_delay`; listeners close and calls in flight finish;
     /// over `spread` the sessions are closed with 1012; who has not gone `grace` later is dropped. Without sessions it
-    /// leaves at once. When `now` comes, sessions are closed at once and calls in flight have [`HURRIED_CALLS`].
+    /// leaves at once. When `now` comes, sessions are closed at once and calls in flight have 1 s.
     pub async fn leave(mut self, now: impl Future<Output = ()>) {
         self.health.enter(Phase::Draining);
         tracing::info!(connections = self.connections(), "draining");

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::fleet::{
     USER, assert_honest, devices, devices_of, fleet, fleet_with, load, push_as, reunited,
 };
 use crate::support::heard::Heard;
 use crate::support::redis::RedisServer;
-use crate::support::{TestNode, next, next_of, until};
+use crate::support::{DEADLINE, TestNode, next, next_message, next_of, refused, until};
 
 const PUSHERS: usize = 3;
 const PUSHES: usize = 10_000;
@@ -172,9 +173,10 @@ async fn a_broadcast_reaches_its_users_on_all_nodes_by_one_envelope_per_node() {
         )
         .await;
     assert_eq!(status, 200, "{answer}");
+    // The ear counts as a node: the number is a hint.
     assert_eq!(
         (&answer["local_connections"], &answer["other_nodes"]),
-        (&json!(5), &json!(2)),
+        (&json!(5), &json!(3)),
         "{answer}"
     );
     let everyone = json!({"everyone": true, "message": "all"});
@@ -206,6 +208,74 @@ async fn a_broadcast_reaches_its_users_on_all_nodes_by_one_envelope_per_node() {
         (2..=2 * nodes.len()).contains(&envelopes),
         "{envelopes} envelopes"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_arrives_at_another_node_as_it_was_given() {
+    let redis = RedisServer::start().await;
+    let nodes = fleet(&redis.url()).await;
+    let mut raw = nodes[1].open(USER, "&format=raw").await;
+    let long = "\u{e4} \"quoted\" \n".repeat(4000);
+    let cases = [
+        (json!({"message": long}), Message::text(long)),
+        (json!({"message": null}), Message::text("null")),
+        (
+            json!({"json": "{ \"a\" : 1.50 }"}),
+            Message::text("{ \"a\" : 1.50 }"),
+        ),
+        (json!({"message": ""}), Message::text("")),
+        (
+            json!({"binary": "AQID/w=="}),
+            Message::binary(vec![1, 2, 3, 255]),
+        ),
+    ];
+    for (mut body, expected) in cases {
+        body["user_id"] = USER.into();
+        let (status, answer) = nodes[0].post("/v1/push", body).await;
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(next_message(&mut raw).await, Some(expected));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fleets_with_different_prefixes_share_a_redis_and_nothing_else() {
+    let redis = RedisServer::start().await;
+    let ours = fleet(&redis.url()).await;
+    let theirs = fleet_with(&redis.url(), |c| c.backplane.prefix = "staging:".into()).await;
+    let (our_devices, their_devices) = (devices(&ours).await, devices(&theirs).await);
+    let ticket = ours[0].ticket(json!({"user_id": USER})).await;
+    let url = format!("ws://{}/ws?ticket={ticket}", theirs[0].at.public);
+    assert_eq!(refused(&url, &[]).await.0, 401);
+    let answer = ours[0].push(USER, json!("ours")).await;
+    assert_eq!(answer["other_nodes"], 2, "{answer}");
+    reunited(&theirs, &their_devices).await;
+    assert!(their_devices.iter().all(|device| !device.has(&answer)));
+    reunited(&ours, &our_devices).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_left_leaves_nothing_at_redis() {
+    let redis = RedisServer::start().await;
+    let nodes = fleet(&redis.url()).await;
+    let before = redis.command(&["CLIENT", "LIST"]).await.text();
+    assert!(before.lines().count() > 3, "{before}");
+    for mut node in nodes {
+        node.join(USER, "").await;
+        let leaving = node
+            .node
+            .take()
+            .expect("it runs")
+            .leave(std::future::ready(()));
+        tokio::time::timeout(DEADLINE, leaving)
+            .await
+            .expect("in time");
+    }
+    until("only this test is connected", async || {
+        let clients = redis.command(&["CLIENT", "LIST"]).await.text();
+        let nodes = redis.command(&["HLEN", "tidings:nodes"]).await;
+        clients.lines().count() == 1 && nodes.int() == 0
+    })
+    .await;
 }
 
 /// Comes and goes as the user, on one node after another; each time, a push at the next node must be heard once the

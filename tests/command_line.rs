@@ -124,6 +124,16 @@ async fn push_publish_and_ticket_work_against_a_node() {
     assert_eq!(next(&mut socket).await["data"], "plain text");
     let (_, ticket, _) = run(vec!["ticket", "--user", "43"]).await.expect("ran");
     assert_eq!(ticket.trim().len(), 43);
+    let (code, table, _) = run(vec!["nodes"]).await.expect("ran");
+    let rows: Vec<&str> = table.lines().collect();
+    assert_eq!((code, rows.len()), (Some(0), 2), "{table}");
+    assert!(
+        rows[0].starts_with("NODE") && rows[1].ends_with("serving"),
+        "{table}"
+    );
+    let (_, json, _) = run(vec!["nodes", "--json"]).await.expect("ran");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["nodes"][0]["draining"], false);
     let (code, _, error) = run(vec!["push", "4 2", "x"]).await.expect("ran");
     assert!(
         code == Some(3) && error.contains("user_id must not contain spaces"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings::backplane::{Backplane, Envelope, Later, PublishError, Published};
+use tidings::backplane::{Backplane, Envelope, Later, Leases, NodeLease, PublishError, Published};
 use tidings::doors::service::{self, Api, ApiKeys};
 use tidings::fleet::Health;
 use tidings::hub::{Hub, HubParts, Intake, Namespaces};
@@ -54,6 +54,25 @@ impl Backplane for Broken {
     }
 }
 
+impl Leases for Broken {
+    fn renew(&self, _: NodeLease) -> Later<'_, Result<(), String>> {
+        Box::pin(std::future::ready(Err("nobody is there".into())))
+    }
+
+    fn release(&self, _: String) -> Later<'_, Result<(), String>> {
+        Box::pin(std::future::ready(Err("nobody is there".into())))
+    }
+
+    fn nodes(&self) -> Later<'_, Result<Vec<NodeLease>, String>> {
+        Box::pin(async {
+            if self.silent {
+                std::future::pending::<()>().await;
+            }
+            Err("nobody is there".into())
+        })
+    }
+}
+
 /// A service door in front of that backplane.
 async fn door(silent: bool) -> Channel {
     let config = config();
@@ -73,6 +92,7 @@ async fn door(silent: bool) -> Channel {
     let api = Api {
         router: hub.router.clone(),
         tickets: Arc::new(Tickets::in_memory(&config.tickets).expect("valid")),
+        leases: backplane.clone(),
         keys: ApiKeys::new(&config.api_keys).expect("valid"),
         limits: config.limits.clone(),
         url: None,
@@ -130,4 +150,21 @@ async fn an_unknown_outcome_names_the_message() {
     let info = status.get_details_error_info().expect("what happened");
     assert_eq!((&*info.reason, &*info.domain), ("ABORTED", "tidings"));
     assert_eq!(info.metadata["message_id"], id.to_str().expect("ASCII"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_unavailable_while_the_backplane_is() {
+    for (silent, sentence) in [
+        (false, "nobody is there"),
+        (true, "the backplane does not answer"),
+    ] {
+        let mut client = pb::connections_client::ConnectionsClient::new(door(silent).await);
+        let mut request = Request::new(pb::NodesRequest {});
+        let key = format!("Bearer {KEY}").parse().expect("a value");
+        request.metadata_mut().insert("authorization", key);
+        let status = client.nodes(request).await.expect_err("broken");
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(status.message(), sentence);
+        assert!(status.get_details_retry_info().is_some());
+    }
 }

@@ -6,7 +6,9 @@ use tidings::model::{
     Address, Ask, Body, Message, MessageId, Said, Secret, Sessions, Target, UserId,
 };
 
-use crate::support::fleet::{SECRET, USER, devices, fleet, reunited};
+use crate::support::chaos::{ChaosProxy, Fault, Way, Whom};
+use crate::support::fleet::{SECRET, USER, devices, fleet, node_at, reunited};
+use crate::support::heard::Heard;
 use crate::support::redis::RedisServer;
 use crate::support::until;
 
@@ -160,4 +162,29 @@ async fn an_envelope_that_was_overheard_is_good_for_no_other_address() {
     }
     assert!(devices.iter().all(|device| device.count() == 0));
     reunited(&nodes, &devices).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_probe_does_not_hide_a_deaf_link() {
+    let redis = RedisServer::start().await;
+    let proxy = ChaosProxy::marking(redis.port, b"SUBSCRIBE").await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port);
+    let node = node_at(&url, "a", |_| {}).await;
+    let probes = redis
+        .command(&["PUBSUB", "CHANNELS", "tidings:probe:*"])
+        .await;
+    for channel in probes.items() {
+        let largest = u64::MAX.to_string();
+        redis.command(&["PUBLISH", &channel.text(), &largest]).await;
+    }
+    // They are behind what was forged.
+    let device = Heard::on(node.join(USER, "").await.0);
+    device
+        .until_it_has(&node.push(USER, json!("heard")).await)
+        .await;
+    proxy.set(Whom::Marked, Way::Down, Fault::Cut);
+    until("the deaf node is not ready", async || {
+        node.readyz().await.0 == 503
+    })
+    .await;
 }

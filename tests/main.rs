@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, unreachable_pub)]
 
+mod acl;
 mod admission;
 mod backplane;
 mod cluster;
@@ -15,11 +16,15 @@ mod failover;
 mod forgery;
 mod layers;
 mod limits;
+mod links;
+mod nginx;
 mod openapi;
 mod outages;
+mod redis_errors;
 mod refusals;
 mod secrets;
 mod service;
+mod sources;
 mod support;
 mod tools;
 mod wire;

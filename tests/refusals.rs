@@ -7,15 +7,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{
-    TestNode, closed, connect_with, next, next_of, node, node_with, refused, until,
+    DEADLINE, TestNode, closed, connect_with, next, next_of, node, node_with, refused, until,
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
+/// A handshake's time where a test waits for its end.
+const SHORT: Duration = Duration::from_secs(1);
 
-async fn node_with_jwt(jwt: Value) -> TestNode {
+async fn node_with_jwt(jwt: Value, handshake_timeout: Duration) -> TestNode {
     node_with(|c| {
         c.jwt = Some(serde_json::from_value(jwt).expect("valid"));
-        c.limits.handshake_timeout = Duration::from_millis(500);
+        c.limits.handshake_timeout = handshake_timeout;
     })
     .await
 }
@@ -57,7 +59,7 @@ async fn until_counted(node: &TestNode, metric: &str, reason: &str, count: u32) 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_jwts_look_alike_and_only_the_node_knows_why() {
     let jwt = json!({"key": SECRET, "algorithm": "HS256", "audience": "tidings"});
-    let node = node_with_jwt(jwt).await;
+    let node = node_with_jwt(jwt, DEADLINE).await;
     let bad = [
         ("malformed", "garbage".to_owned()),
         ("expired", signed(SECRET, "tidings", -60)),
@@ -116,7 +118,7 @@ async fn what_is_no_handshake_is_counted_by_its_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_never_became_a_request_is_counted_too() {
-    let node = node_with(|c| c.limits.handshake_timeout = Duration::from_millis(300)).await;
+    let node = node_with(|c| c.limits.handshake_timeout = SHORT).await;
     let large = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(40_000));
     raw(&node, large.as_bytes()).await;
     until_counted(&node, "refusals", "headers", 1).await;
@@ -141,6 +143,19 @@ async fn a_channel_that_is_refused_at_connect_is_counted_like_one_that_is_asked_
     until_counted(&node, "client_errors", "limit", 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_does_not_come_is_refused_as_slow() {
+    let jwt = json!({"key": SECRET, "algorithm": "HS256", "audience": "tidings"});
+    let node = node_with_jwt(jwt, SHORT).await;
+    let head = format!(
+        "POST /v1/tickets HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\nauthorization: Bearer {}\r\n\r\n",
+        signed(SECRET, "tidings", 60)
+    );
+    let answer = raw(&node, head.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    until_counted(&node, "refusals", "too_slow", 1).await;
+}
+
 /// An auth service that accepts every connection and never answers.
 async fn deaf_server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -157,7 +172,7 @@ async fn deaf_server() -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_admission_that_hangs_ends_at_the_deadline_as_later() {
     let jwt = json!({"jwks_url": deaf_server().await, "audience": "tidings"});
-    let node = node_with_jwt(jwt).await;
+    let node = node_with_jwt(jwt, SHORT).await;
     let token = signed(SECRET, "tidings", 60);
     let bearer = format!("Bearer {token}");
     let own = format!("http://{}", node.at.public);

@@ -5,7 +5,7 @@ use tidings::proto::tidings::v1 as pb;
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::support::{KEY, TestNode, connect, next, node, node_with};
+use crate::support::{KEY, TestNode, connect, next, node, node_with, until};
 
 async fn channel(node: &TestNode) -> Channel {
     let endpoint = Channel::from_shared(format!("http://{}", node.at.service)).expect("a URL");
@@ -182,7 +182,6 @@ async fn what_does_not_exist_yet_says_so_and_nothing_is_ignored() {
         "/v1/history?address=user:42",
         "/v1/explain?user=42&message_id=x",
         "/v1/channels/a/presence",
-        "/v1/nodes",
     ] {
         assert_eq!(node.get(path).await.0, 501, "{path}");
     }
@@ -193,6 +192,22 @@ async fn what_does_not_exist_yet_says_so_and_nothing_is_ignored() {
         )
         .await;
     assert_eq!(answer["status"], "NOBODY_CONNECTED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_tell_who_they_are_and_what_they_hold() {
+    let node = node_with(|config| config.node.id = Some("node-a".into())).await;
+    let _here = node.join("42", "").await;
+    let connected = async || node.get("/v1/nodes").await.1["nodes"][0]["connections"] == 1;
+    until("the lease tells the connection", connected).await;
+    let (status, answer) = node.get("/v1/nodes").await;
+    let told = &answer["nodes"][0];
+    assert_eq!(status, 200);
+    assert_eq!(answer["nodes"].as_array().map(Vec::len), Some(1));
+    assert_eq!(told["id"], "node-a");
+    assert_eq!(told["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(told["draining"], false);
+    assert!(told["load"].is_f64() && told["since"].is_u64(), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

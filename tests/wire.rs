@@ -184,6 +184,20 @@ async fn a_quiet_client_is_pinged_and_a_dead_one_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pings_go_on_where_a_pong_may_take_longer_than_they_are_apart() {
+    let node = node_with(|c| {
+        c.heartbeat.interval = Duration::from_millis(200);
+        c.heartbeat.pong_timeout = Duration::from_secs(3600);
+    })
+    .await;
+    let (mut socket, _) = node.join("42", "").await;
+    for _ in 0..5 {
+        let message = next_message(&mut socket).await;
+        assert!(matches!(message, Some(Message::Ping(_))), "{message:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_ends_with_its_ticket() {
     let node = node().await;
     let ticket = node

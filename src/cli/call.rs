@@ -25,7 +25,7 @@ pub(super) struct Server {
     key: Option<String>,
     /// Prints JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -88,7 +88,7 @@ enum Class {
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
 
 impl Server {
-    async fn channel(&self) -> Result<Channel, Failure> {
+    pub(super) async fn channel(&self) -> Result<Channel, Failure> {
         let server = &self.server;
         self.host()?;
         let endpoint = Endpoint::from_shared(server.clone())
@@ -117,7 +117,7 @@ impl Server {
         }
     }
 
-    fn request<T>(&self, message: T) -> Result<Request<T>, Failure> {
+    pub(super) fn request<T>(&self, message: T) -> Result<Request<T>, Failure> {
         let host = self.host()?;
         let local = host == "localhost"
             || host
@@ -142,7 +142,7 @@ impl Server {
 }
 
 /// A call's refusal, as a person reads it.
-fn refused(status: &Status) -> Failure {
+pub(super) fn refused(status: &Status) -> Failure {
     let said = status.message();
     match status.code() {
         Code::Unauthenticated => Failure::refused(format!(
@@ -305,10 +305,16 @@ impl Accepted {
             status,
             message_id,
             local_connections,
-            ..
+            other_nodes,
+            degraded,
         } = self;
+        let others = match other_nodes {
+            0 => String::new(),
+            others => format!(", {others} other node(s)"),
+        };
+        let degraded = if *degraded { ", degraded" } else { "" };
         say(&format!(
-            "{status}: {local_connections} connection(s), message {message_id}"
+            "{status}: {local_connections} connection(s) here{others}{degraded}, message {message_id}"
         ))
     }
 }

@@ -5,6 +5,7 @@ mod config;
 mod dial;
 mod exit;
 mod listen;
+mod nodes;
 mod serve;
 
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ enum Command {
     Publish(call::PublishArgs),
     /// Connects as a user and prints what comes, reconnecting.
     Listen(listen::ListenArgs),
+    /// Lists the nodes of the cluster.
+    Nodes(nodes::NodesArgs),
     /// Checks, shows and makes configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -66,6 +69,7 @@ pub fn run() -> ExitCode {
         Command::Push(args) => call::push(args),
         Command::Publish(args) => call::publish(args),
         Command::Listen(args) => listen::listen(args),
+        Command::Nodes(args) => nodes::nodes(args),
         Command::Config(command) => config::run(command),
     };
     match outcome {

@@ -20,6 +20,8 @@ impl Config {
         problems.extend(self.backplane.check().err());
         problems.extend(self.tickets.check().err());
         problems.extend(self.jwt.as_ref().and_then(|jwt| jwt.check().err()));
+        let sources = self.sources.iter();
+        problems.extend(sources.filter_map(|source| source.check(&self.backplane).err()));
         problems.extend(self.check_names());
         problems.extend(self.check_keys(mode));
         problems.extend(match mode {

@@ -13,6 +13,7 @@ use crate::backplane::{BackplaneConfig, BackplaneUrl};
 use crate::doors::config::{ApiKeyConfig, ProbeConfig, PublicConfig, Scope};
 use crate::hub::{Namespace, PublishRule, SubscribeRule};
 use crate::model::{ChannelName, Secret};
+use crate::sources::{Pointer, SourceConfig, SourceKind};
 use crate::tickets::JwtConfig;
 use crate::tickets::jwt::JwtAlgorithm;
 
@@ -104,6 +105,15 @@ fn filled() -> Config {
             publish: PublishRule::default(),
             max_messages: 0,
         }],
+        sources: vec![SourceConfig {
+            kind: SourceKind::RedisPubsub,
+            topic: String::new(),
+            url: Some(BackplaneUrl::new("redis://127.0.0.1:6379")),
+            user: Some(Pointer::default()),
+            channel: Some(Pointer::default()),
+            message: Some(Pointer::default()),
+            id: Some(Pointer::default()),
+        }],
         service: Default::default(),
         admin: Default::default(),
         backplane: BackplaneConfig {
@@ -166,7 +176,9 @@ mod tests {
             ("namespace", Some("namespaces")),
             ("server.listen", Some("service.listen")),
             ("limits.shards", None),
-            ("sources", None),
+            ("source", Some("sources")),
+            ("sources.chanel", Some("sources.channel")),
+            ("brokers", None),
             ("", None),
         ];
         for (wrong, right) in cases {

@@ -19,6 +19,7 @@ use crate::backplane::BackplaneConfig;
 use crate::doors::config::{AdminConfig, ApiKeyConfig, ProbeConfig, PublicConfig, ServiceConfig};
 use crate::fleet::DrainConfig;
 use crate::hub::{HeartbeatConfig, HubConfig, InboxConfig, Limits, Namespace};
+use crate::sources::SourceConfig;
 use crate::telemetry::LogConfig;
 use crate::tickets::{JwtConfig, TicketConfig};
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub inbox: InboxConfig,
     /// Rules of channels.
     pub namespaces: Vec<Namespace>,
+    /// Topics as a way in.
+    pub sources: Vec<SourceConfig>,
     /// How dead peers are found.
     pub heartbeat: HeartbeatConfig,
     /// How the node leaves.

@@ -96,6 +96,30 @@ fn a_wrong_file_is_told_with_line_key_and_fix() {
             "[[namespaces]]\nname = \"a\"\n[[namespaces]]\nname = \"a b\"\n",
             "tidings.toml:4: `namespaces.name`: must not contain spaces",
         ),
+        (
+            "[[sources]]\nkind = \"redis-stream\"\ntopic = \"a\"\n",
+            "tidings.toml:2: `sources.kind`: `redis-stream` is not there: this version has `redis-pubsub` alone",
+        ),
+        (
+            "[[sources]]\nkind = \"redis-pubsub\"\n",
+            "tidings.toml:1: `sources`: lacks the key `topic`",
+        ),
+        (
+            "[[sources]]\nkind = \"redis-pubsub\"\ntopic = \"a\"\n\n[[sources]]\nkind = \"redis-pubsub\"\ntopic = \"\"\n",
+            "tidings.toml:5: `sources`: has an empty topic; name the Pub/Sub channel that the events come on",
+        ),
+        (
+            "[[sources]]\nkind = \"redis-pubsub\"\ntopic = \"a\"\nuser = \"/u\"\nchannel = \"/c\"\n",
+            "tidings.toml:1: `sources`: has both user and channel; an event is for one of them, so take one out",
+        ),
+        (
+            "[[sources]]\nkind = \"redis-pubsub\"\ntopic = \"a\"\nmessage = \"\"\nuser = \"id\"\n",
+            "tidings.toml:5: `sources.user`: \"id\" is not a JSON pointer; begin it with /, as in \"/customer/id\", or leave it \"\" for the whole event",
+        ),
+        (
+            "[[sources]]\nkind = \"redis-pubsub\"\ntopic = \"a\"\nchanel = \"/c\"\n",
+            "tidings.toml:4: unknown key `sources.chanel`; did you mean `sources.channel`?",
+        ),
     ];
     for (text, sentence) in cases {
         assert_eq!(error(text, &[], &[]), sentence, "{text:?}");
@@ -283,6 +307,7 @@ fn the_sample_has_every_key() {
         "jwt.key_file",
         "jwt.jwks_file",
         "jwt.algorithm",
+        "sources.channel",
     ];
     for key in known().keys() {
         if others.contains(&key.as_str()) {

@@ -5,20 +5,18 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::command::{Command, Delivered};
 use super::encoded::Encoded;
-use crate::backplane::{Answer, Arrivals, Envelope, Later, Question};
-use crate::model::{Address, Ask, Message, MessageId, Said, Sessions, Target, UserId};
+use super::questions::Pending;
+use crate::backplane::{Arrivals, Envelope, Later};
+use crate::model::{Address, Message, MessageId, Said, Target, UserId};
 use crate::telemetry::BackplaneMetrics;
 
 /// Stripes of the interest map: enough that publishers on many cores seldom meet.
 const STRIPES: usize = 64;
 /// Questions of nodes that may wait for this node's shards.
 const PENDING_MAX: usize = 4096;
-/// Answers to one question that may wait; as many nodes may answer at one moment.
-const ANSWERS_MAX: usize = 256;
 /// Messages delivered past the backplane that are remembered.
 const DIRECT_MAX: usize = 4096;
 
@@ -31,24 +29,18 @@ const DIRECT_MAX: usize = 4096;
 pub struct Delivery {
     stripes: Box<[Mutex<HashMap<Address, Interest>>]>,
     hasher: RandomState,
-    incarnation: u64,
-    shards: Box<[mpsc::Sender<Command>]>,
+    pub(super) incarnation: u64,
+    pub(super) shards: Box<[mpsc::Sender<Command>]>,
     /// Who waits for the echo of a message of ours.
     echoes: Mutex<HashMap<MessageId, oneshot::Sender<u32>>>,
     /// Who waits for answers to a question of ours.
-    questions: Mutex<HashMap<u64, mpsc::Sender<Said>>>,
+    pub(super) questions: Mutex<HashMap<u64, mpsc::Sender<Said>>>,
     /// Questions that the shards were asked.
-    pending: mpsc::Sender<Pending>,
+    pub(super) pending: mpsc::Sender<Pending>,
     /// Messages that were delivered past the backplane.
     direct: Mutex<Recent>,
     any_direct: AtomicBool,
-    metrics: BackplaneMetrics,
-}
-
-/// A question that the shards of this node were asked.
-pub(super) struct Pending {
-    pub(super) question: Question,
-    pub(super) waiting: Vec<oneshot::Receiver<Said>>,
+    pub(super) metrics: BackplaneMetrics,
 }
 
 /// The latest of some ids.
@@ -222,88 +214,55 @@ impl Delivery {
         }
     }
 
-    /// Makes a question's id, and waits for its answers.
-    pub(super) fn await_answers(&self) -> AnswersGuard<'_> {
-        let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
-        let id = rand::random();
-        lock(&self.questions).insert(id, sender);
-        AnswersGuard {
-            delivery: self,
-            id,
-            receiver,
-        }
-    }
-
-    /// A node answered.
-    pub(super) fn answered(&self, answer: Answer) {
-        let waiting = lock(&self.questions).get(&answer.to).cloned();
-        if let Some(waiting) = waiting {
-            // No room: so many nodes answered that the rest counts as unknown.
-            let _ = waiting.try_send(answer.said);
-        }
-    }
-
-    /// Asks the shards that have the sessions, in order with the messages.
-    pub(super) async fn ask_shards(&self, ask: &Ask) -> Vec<oneshot::Receiver<Said>> {
-        let shards = match ask {
-            Ask::WhereIs(user)
-            | Ask::Disconnect(Sessions::OfUser(user), _)
-            | Ask::Subscribe(Sessions::OfUser(user), _)
-            | Ask::Unsubscribe(Sessions::OfUser(user), _) => {
-                self.followers(&Address::User(user.clone()))
-            }
-            Ask::Disconnect(Sessions::Connection(id), _)
-            | Ask::Subscribe(Sessions::Connection(id), _)
-            | Ask::Unsubscribe(Sessions::Connection(id), _) => {
-                let shard = usize::from(id.shard);
-                let ours = id.incarnation == self.incarnation && shard < self.shards.len();
-                if ours { vec![shard] } else { Vec::new() }
-            }
-        };
-        let mut waiting = Vec::with_capacity(shards.len());
-        for shard in shards {
-            let (answer, receiver) = oneshot::channel();
-            let ask = ask.clone();
-            // A shard that is gone drops the sender, which whoever waits is told.
-            let _ = self.shards[shard].send(Command::Ask { ask, answer }).await;
-            waiting.push(receiver);
-        }
-        waiting
-    }
-
-    async fn asked(&self, question: Question) {
-        let waiting = self.ask_shards(&question.ask).await;
-        if self
-            .pending
-            .try_send(Pending { question, waiting })
-            .is_err()
-        {
-            self.metrics.lost("questions");
-        }
-    }
-
-    /// Delivers a message past the backplane, and not again should it come through it.
+    /// Delivers a message of ours past the backplane, unless it has come through it, and not again should it still come:
+    /// whichever of the two takes the wait for its echo delivers it.
     pub(super) async fn deliver_directly(&self, message: Message) {
-        lock(&self.direct).add(message.id);
-        self.any_direct.store(true, Ordering::Release);
-        self.enqueue(message).await;
+        let waiting = {
+            let mut echoes = lock(&self.echoes);
+            let Some(waiting) = echoes.remove(&message.id) else {
+                return;
+            };
+            lock(&self.direct).add(message.id);
+            self.any_direct.store(true, Ordering::Release);
+            waiting
+        };
+        self.enqueue(message, Some(waiting)).await;
+    }
+
+    /// Delivers a message that each node gets by itself, from a topic: to this node's own sessions, past the backplane.
+    /// Messages of one caller arrive in its order.
+    pub async fn deliver_here(&self, message: Message) {
+        self.enqueue(message, None).await;
     }
 
     /// Delivers a message that came through the backplane.
     async fn arrived(&self, message: Message) {
-        if self.any_direct.load(Ordering::Acquire) && lock(&self.direct).ids.contains(&message.id) {
-            return;
+        let waiting = {
+            let mut echoes = lock(&self.echoes);
+            let waiting = echoes.remove(&message.id);
+            let any_direct = self.any_direct.load(Ordering::Acquire);
+            if waiting.is_none() && any_direct && lock(&self.direct).ids.contains(&message.id) {
+                return;
+            }
+            waiting
+        };
+        let target = message.target.clone();
+        let followed = self.enqueue(message, waiting).await;
+        if let Target::One(address) = target
+            && followed
+        {
+            self.metrics.wanted(&address);
         }
-        self.enqueue(message).await;
     }
 
-    /// Puts a message into the queues of its shards, in the order of its address. Waits while one of them is full.
-    async fn enqueue(&self, message: Message) {
-        let waiting = lock(&self.echoes).remove(&message.id);
+    /// Puts a message into the queues of its shards, in the order of its address. Waits while one of them is full. Answers
+    /// whether a session here follows its one address.
+    async fn enqueue(&self, message: Message, waiting: Option<oneshot::Sender<u32>>) -> bool {
         let tally = waiting.map(Tally::new);
         let target = message.target.clone();
         let encoded = Arc::new(Encoded::new(message));
         loop {
+            let mut followed = false;
             let full = match &target {
                 Target::One(Address::Everyone) | Target::Users(_) => {
                     let _order: Vec<_> = self.stripes.iter().map(lock).collect();
@@ -312,13 +271,11 @@ impl Delivery {
                 Target::One(address) => {
                     let stripe = self.stripe(address);
                     let shards = stripe.get(address).map_or(0, |i| i.shards);
-                    if shards != 0 {
-                        self.metrics.wanted(address);
-                    }
+                    followed = shards != 0;
                     self.try_enqueue(bits(shards), &target, &encoded, &tally)
                 }
             };
-            let Some(full) = full else { return };
+            let Some(full) = full else { return followed };
             // A shard that is gone has no sessions to deliver to; its queue then reports closed, not full.
             let _ = self.shards[full].reserve().await;
         }
@@ -364,38 +321,6 @@ impl Arrivals for Delivery {
     }
 }
 
-/// The wait for the answers to one question; forgets it when dropped.
-pub(super) struct AnswersGuard<'a> {
-    delivery: &'a Delivery,
-    id: u64,
-    receiver: mpsc::Receiver<Said>,
-}
-
-impl AnswersGuard<'_> {
-    /// The question's id.
-    pub(super) fn question(&self) -> u64 {
-        self.id
-    }
-
-    /// That many answers, or those that came by the deadline.
-    pub(super) async fn answers(&mut self, expected: u32, deadline: Instant) -> Vec<Said> {
-        let mut answers = Vec::new();
-        while answers.len() < expected as usize {
-            match tokio::time::timeout_at(deadline, self.receiver.recv()).await {
-                Ok(Some(said)) => answers.push(said),
-                Ok(None) | Err(_) => break,
-            }
-        }
-        answers
-    }
-}
-
-impl Drop for AnswersGuard<'_> {
-    fn drop(&mut self) {
-        lock(&self.delivery.questions).remove(&self.id);
-    }
-}
-
 /// The wait for one echo; forgets it when dropped.
 pub(super) struct EchoGuard<'a> {
     delivery: &'a Delivery,
@@ -421,6 +346,6 @@ fn bits(set: u128) -> impl Iterator<Item = usize> {
 }
 
 /// A panic while a map was locked leaves at worst one entry too many.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

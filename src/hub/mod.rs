@@ -8,9 +8,11 @@ mod admission;
 mod close;
 mod command;
 mod config;
+mod control;
 mod delivery;
 mod encoded;
 mod outbox;
+mod questions;
 mod reader;
 mod router;
 mod session;
@@ -25,19 +27,19 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use tokio::sync::mpsc;
 
+use self::command::Command;
+use self::questions::Pending;
 use crate::backplane::{Backplane, Later};
 use crate::model::{Address, NodeId};
 use crate::telemetry::Metrics;
 
 pub use admission::{Admission, Bucket, NoPlace, PlaceGuard};
 pub use close::CloseReason;
-use command::Command;
 pub use config::{
     HeartbeatConfig, HubConfig, InboxConfig, Limits, Namespace, Namespaces, PublishRule, Rules,
     SubscribeRule, UserLimit,
 };
 pub use delivery::Delivery;
-use delivery::Pending;
 pub use encoded::Format;
 pub use router::{ACCEPT_TIMEOUT, Accepted, Applied, Refusal, Router, Status};
 pub use shard::{Asked, NotAdmitted, Prepared, Shard};

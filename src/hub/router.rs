@@ -1,20 +1,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
 use tokio::time::Instant as Deadline;
 
 use super::command::Command;
-use super::delivery::{Delivery, EchoGuard, Pending};
+use super::delivery::{Delivery, EchoGuard};
 use super::{InboxConfig, Namespaces, SubscribeRule};
-use crate::backplane::{
-    Answer, Arrivals as _, Backplane, Envelope, Here, PublishError, Published, Question,
-};
+use crate::backplane::{Backplane, Envelope, Here, PublishError, Published};
 use crate::model::{
-    Address, Ask, Body, ChannelName, Class, ConnectionInfo, Message, MessageId, NodeId, Said,
-    Sessions, Target, UserId, unix_millis,
+    Address, Ask, Body, ChannelName, Class, Message, MessageId, NodeId, Said, Target, UserId,
+    unix_millis,
 };
 use crate::telemetry::Metrics;
 
@@ -83,19 +78,13 @@ pub struct Applied {
 const ECHO_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long the acceptance of a message may take, unless the one who asks has a deadline of its own.
 pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long nodes have to answer a question.
-const CONTROL_TIMEOUT: Duration = Duration::from_secs(4);
-/// What of that an answer has for its way back.
-const ANSWER_MARGIN: Duration = Duration::from_millis(500);
-/// Questions that a node answers at once; more wait.
-const ANSWERS_UNDER_WAY: usize = 1024;
 
 /// Where services' and clients' wishes enter: accepts messages into the backplane and asks the shards.
 pub struct Router {
     node: NodeId,
-    incarnation: u64,
-    delivery: Arc<Delivery>,
-    backplane: Arc<dyn Backplane>,
+    pub(super) incarnation: u64,
+    pub(super) delivery: Arc<Delivery>,
+    pub(super) backplane: Arc<dyn Backplane>,
     namespaces: Arc<Namespaces>,
     /// Whether users have inboxes.
     inbox: bool,
@@ -331,52 +320,6 @@ impl Router {
         }
     }
 
-    /// A user's connections on all nodes, and how many nodes did not answer.
-    ///
-    /// # Errors
-    /// See [`Refusal`].
-    pub async fn where_is(&self, user: UserId) -> Result<(Vec<ConnectionInfo>, u32), Refusal> {
-        let (answers, unknown) = self.ask(Ask::WhereIs(user)).await?;
-        let connections = answers.into_iter().flat_map(|said| match said {
-            Said::Connections(connections) => connections,
-            Said::Applied(_) => Vec::new(),
-        });
-        Ok((connections.collect(), unknown))
-    }
-
-    /// Closes sessions with 4501.
-    ///
-    /// # Errors
-    /// See [`Refusal`].
-    pub async fn disconnect(&self, sessions: Sessions, reason: String) -> Result<Applied, Refusal> {
-        self.apply(Ask::Disconnect(sessions, reason.into())).await
-    }
-
-    /// Subscribes sessions to a channel and grants it to them.
-    ///
-    /// # Errors
-    /// See [`Refusal`].
-    pub async fn subscribe(
-        &self,
-        sessions: Sessions,
-        channel: ChannelName,
-    ) -> Result<Applied, Refusal> {
-        self.check_grantable("channel", &channel)?;
-        self.apply(Ask::Subscribe(sessions, channel)).await
-    }
-
-    /// Ends sessions' subscriptions to a channel and takes the grant back.
-    ///
-    /// # Errors
-    /// See [`Refusal`].
-    pub async fn unsubscribe(
-        &self,
-        sessions: Sessions,
-        channel: ChannelName,
-    ) -> Result<Applied, Refusal> {
-        self.apply(Ask::Unsubscribe(sessions, channel)).await
-    }
-
     /// Checks that a ticket or a service may name a channel for a session (its namespace is not `nobody`).
     ///
     /// # Errors
@@ -442,102 +385,6 @@ impl Router {
             let _ = shard.send(command()).await;
         }
     }
-
-    async fn apply(&self, ask: Ask) -> Result<Applied, Refusal> {
-        let (answers, unknown) = self.ask(ask).await?;
-        let count = |said: &Said| match said {
-            Said::Applied(count) => *count,
-            Said::Connections(_) => 0,
-        };
-        Ok(Applied {
-            applied: answers.iter().map(count).sum(),
-            unknown,
-        })
-    }
-
-    /// Asks every node that listens for the sessions, this one too; answers what they said, and how many were silent.
-    async fn ask(&self, ask: Ask) -> Result<(Vec<Said>, u32), Refusal> {
-        let deadline = Deadline::now() + CONTROL_TIMEOUT;
-        let to = match &ask {
-            Ask::WhereIs(user)
-            | Ask::Disconnect(Sessions::OfUser(user), _)
-            | Ask::Subscribe(Sessions::OfUser(user), _)
-            | Ask::Unsubscribe(Sessions::OfUser(user), _) => Address::User(user.clone()),
-            Ask::Disconnect(Sessions::Connection(id), _)
-            | Ask::Subscribe(Sessions::Connection(id), _)
-            | Ask::Unsubscribe(Sessions::Connection(id), _) => Address::Node(id.incarnation),
-        };
-        let mut awaited = self.delivery.await_answers();
-        let question = Question {
-            id: awaited.question(),
-            from: self.incarnation,
-            within: CONTROL_TIMEOUT - ANSWER_MARGIN,
-            ask,
-        };
-        let published = self
-            .backplane
-            .publish(to, Envelope::Question(question.clone()), deadline)
-            .await;
-        let expected = match published {
-            Ok(Published {
-                listeners,
-                here: Here::Away,
-            }) => {
-                // The link does not bring it, so this node asks itself.
-                self.delivery.arrive(Envelope::Question(question)).await;
-                listeners + 1
-            }
-            Ok(published) => published.listeners,
-            Err(PublishError::Unavailable(problem)) => return Err(Refusal::Unavailable(problem)),
-            Err(PublishError::Busy) => {
-                return Err(Refusal::Busy {
-                    retry_after: Duration::from_secs(1),
-                });
-            }
-            // Nobody knows how many were asked; at least one.
-            Err(PublishError::Unknown(_)) => return Ok((Vec::new(), 1)),
-        };
-        let answers = awaited.answers(expected, deadline).await;
-        let silent = expected.saturating_sub(u32::try_from(answers.len()).unwrap_or(u32::MAX));
-        Ok((answers, silent))
-    }
-
-    /// Answers what nodes ask, this one included, until no question can come any more.
-    pub(super) async fn answer(self: Arc<Self>, mut questions: mpsc::Receiver<Pending>) {
-        let mut under_way = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                pending = questions.recv(), if under_way.len() < ANSWERS_UNDER_WAY => match pending {
-                    Some(pending) => under_way.push(self.answer_one(pending)),
-                    None => return,
-                },
-                Some(()) = under_way.next() => {}
-            }
-        }
-    }
-
-    async fn answer_one(&self, pending: Pending) {
-        let Pending { question, waiting } = pending;
-        let deadline = Deadline::now() + question.within;
-        // A shard that is silent leaves the whole node unknown, which is the truth.
-        let Ok(Ok(said)) =
-            tokio::time::timeout_at(deadline, futures_util::future::try_join_all(waiting)).await
-        else {
-            return;
-        };
-        let answer = Answer {
-            to: question.id,
-            said: together(&question.ask, said),
-        };
-        if question.from == self.incarnation {
-            self.delivery.answered(answer);
-            return;
-        }
-        let (to, answer) = (Address::Node(question.from), Envelope::Answer(answer));
-        if let Err(problem) = self.backplane.publish(to, answer, deadline).await {
-            tracing::warn!(?problem, "an answer to another node was lost");
-        }
-    }
 }
 
 fn status(others: u32, local: u32) -> Status {
@@ -545,20 +392,5 @@ fn status(others: u32, local: u32) -> Status {
         (1.., _) => Status::DispatchedToCluster,
         (0, 1..) => Status::DeliveredLocally,
         (0, 0) => Status::NobodyConnected,
-    }
-}
-
-/// What the shards of a node say, as one.
-fn together(ask: &Ask, said: Vec<Said>) -> Said {
-    let (mut connections, mut applied) = (Vec::new(), 0);
-    for said in said {
-        match said {
-            Said::Connections(more) => connections.extend(more),
-            Said::Applied(more) => applied += more,
-        }
-    }
-    match ask {
-        Ask::WhereIs(_) => Said::Connections(connections),
-        _ => Said::Applied(applied),
     }
 }

@@ -437,7 +437,10 @@ impl State {
         let now = self.wheel.tick(Instant::now());
         if let Some(session) = self.get(key) {
             session.heard = now;
-            session.pinged = 0;
+            // The next ping may be due before the answer to this one would have been late.
+            if std::mem::take(&mut session.pinged) > 0 {
+                self.rearm(key);
+            }
         }
     }
 

@@ -91,6 +91,31 @@ impl BackplaneMetrics {
     }
 }
 
+/// Topics as a way in, in numbers.
+#[derive(Clone)]
+pub struct SourceMetrics {
+    /// Connections on which topics are heard.
+    pub links: Gauge,
+    /// Events that came.
+    pub events: Counter,
+    /// Events that could not be read, by reason.
+    pub malformed: Family<Reason, Counter>,
+    /// Events that were lost here, by reason.
+    pub losses: Family<Reason, Counter>,
+}
+
+impl SourceMetrics {
+    /// Counts an event that could not be read.
+    pub fn malformed(&self, reason: &'static str) {
+        self.malformed.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts an event that found no room.
+    pub fn lost(&self, reason: &'static str) {
+        self.losses.get_or_create(&Reason { reason }).inc();
+    }
+}
+
 /// A node's metrics: typed handles on plain atomics. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
@@ -137,6 +162,8 @@ pub struct Metrics {
     pub bad_tickets: Family<Reason, Counter>,
     /// What links nodes.
     pub backplane: BackplaneMetrics,
+    /// Topics as a way in.
+    pub sources: SourceMetrics,
 }
 
 impl Default for Metrics {
@@ -256,6 +283,20 @@ impl Metrics {
                     "From a probe's departure to its return",
                     Histogram::new(exponential_buckets(0.000_05, 2.0, 16))
                 ),
+            },
+            sources: SourceMetrics {
+                links: metric!(
+                    "source_links",
+                    "Connections on which topics are heard",
+                    Gauge::default()
+                ),
+                events: metric!("source_events", "Events that came", Counter::default()),
+                malformed: metric!(
+                    "source_malformed",
+                    "Events that could not be read",
+                    Family::default()
+                ),
+                losses: metric!("source_losses", "Events lost here", Family::default()),
             },
             client_errors: metric!("client_errors", "Bad client frames", Family::default()),
             registry: std::sync::Arc::new(registry),

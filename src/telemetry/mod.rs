@@ -6,7 +6,7 @@ mod metrics;
 
 use serde::{Deserialize, Serialize};
 
-pub use metrics::{BackplaneMetrics, Call, Closed, Metrics, Reason};
+pub use metrics::{BackplaneMetrics, Call, Closed, Metrics, Reason, SourceMetrics};
 
 /// `[log]`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -5,7 +5,9 @@ use redis::{Value, cmd};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{GrantFields, Presented, Redemption, StoreError, TTL_MAX, TicketHash, TicketStore};
+use super::{
+    FieldError, GrantFields, Presented, Redemption, StoreError, TTL_MAX, TicketHash, TicketStore,
+};
 use crate::backplane::Later;
 use crate::backplane::redis::{Failure, Redis};
 use crate::model::{Grant, unix_millis};
@@ -74,7 +76,14 @@ impl AtRest {
 
     /// What the bytes grant, and until when.
     fn parse(bytes: &[u8]) -> Result<(Grant, Option<u64>), String> {
-        let at_rest: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        let at_rest: Self = serde_json::from_slice(bytes).map_err(|e| {
+            let text = e.to_string();
+            // The names of fields are told, what is in them is not.
+            match text.starts_with("unknown field") || text.starts_with("missing field") {
+                true => text,
+                false => format!("it is not right at line {} column {}", e.line(), e.column()),
+            }
+        })?;
         let expires_at = at_rest.expires_at;
         let fields = GrantFields {
             user_id: at_rest.user_id,
@@ -86,7 +95,10 @@ impl AtRest {
             session_seconds: at_rest.session_seconds,
             since: at_rest.since,
         };
-        let grant = fields.into_grant().map_err(|e| e.to_string())?;
+        let grant = fields.into_grant().map_err(|error| match error {
+            FieldError::Invalid(inner) => format!("{} breaks its rule", inner.field),
+            FieldError::Unimplemented(inner) => format!("{} is not implemented yet", inner.field),
+        })?;
         Ok((grant, expires_at))
     }
 }
@@ -117,9 +129,12 @@ impl RedisTickets {
         let key = self.redis.ticket_key(&hash);
         let mut get = cmd("GET");
         get.arg(&key);
-        let Value::BulkString(found) = self.redis.command(&key, get, false).await.map_err(away)?
-        else {
-            return Ok(Redemption::Unknown);
+        let found = match self.redis.command(&key, get, false).await {
+            Ok(Value::BulkString(found)) => found,
+            Ok(_) => return Ok(Redemption::Unknown),
+            // Somebody keeps something else there.
+            Err(Failure::Refused(code, _)) if code == "WRONGTYPE" => return Ok(self.bad("format")),
+            Err(failure) => return Err(away(failure)),
         };
         let grant = match self.grant(&found) {
             Ok(grant) => grant,
@@ -208,12 +223,12 @@ mod tests {
         let parse = |json: &str| AtRest::parse(json.as_bytes());
         assert!(parse(r#"{"user_id":"42"}"#).is_ok());
         for (bad, says) in [
-            ("42", "invalid type"),
+            ("42", "column 2"),
             ("{}", "user_id"),
-            (r#"{"user_id":"4 2"}"#, "spaces"),
+            (r#"{"user_id":"4 2"}"#, "user_id breaks"),
             (r#"{"user_id":"42","user":"43"}"#, "unknown field `user`"),
             (r#"{"user_id":"42","claims":[]}"#, "claims"),
-            (r#"{"user_id":"42","expires_at":"soon"}"#, "invalid type"),
+            (r#"{"user_id":"42","expires_at":"soon"}"#, "column 35"),
         ] {
             let error = parse(bad).expect_err(bad);
             assert!(error.contains(says), "{bad}: {error}");

@@ -80,13 +80,6 @@ pub struct Outcome {
     pub answer: Value,
 }
 
-impl Outcome {
-    /// Accepted, and not `degraded`.
-    pub fn is_whole(&self) -> bool {
-        self.status == 200 && self.answer["degraded"] != true
-    }
-}
-
 /// A pusher at each node, one push after another, until it is told to stop. The data of a push are its pusher's number
 /// `p` and its own number `n`.
 pub async fn load(nodes: &[TestNode], class: Option<&str>, stop: &AtomicBool) -> Vec<Outcome> {
@@ -180,4 +173,38 @@ pub async fn reunited(nodes: &[TestNode], devices: &[Heard]) {
         device.assert_open();
         device.assert_no_doubles();
     }
+}
+
+/// Waits until a node refuses what it cannot keep.
+pub async fn until_refused(node: &TestNode) {
+    until("a push is refused", async || {
+        push_as(node, None, json!("refused?")).await.0 == 503
+    })
+    .await;
+}
+
+/// What is answered while Redis is away: refused, but for what is said to be live only, which the node's own have.
+pub async fn assert_decided(node: &TestNode, own: &Heard, others: &[&Heard]) {
+    for class in [None, Some("KEPT")] {
+        let (status, answer) = push_as(node, class, json!("refused")).await;
+        assert_eq!(
+            (status, &answer["code"]),
+            (503, &json!("UNAVAILABLE")),
+            "{class:?}: {answer}"
+        );
+    }
+    let (status, answer) = push_as(node, Some("VOLATILE"), json!("live")).await;
+    assert_eq!(
+        (status, &answer["degraded"]),
+        (200, &json!(true)),
+        "{answer}"
+    );
+    assert_eq!(
+        (&answer["status"], &answer["local_connections"]),
+        (&json!("DELIVERED_LOCALLY"), &json!(1)),
+        "{answer}"
+    );
+    own.until_it_has(&answer).await;
+    assert!(others.iter().all(|other| !other.has(&answer)));
+    assert!(!own.data().contains(&json!("refused")));
 }

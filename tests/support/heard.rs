@@ -96,12 +96,19 @@ impl Heard {
 
     /// Fails if a message came twice.
     pub fn assert_no_doubles(&self) {
-        let state = self.state.lock().expect("not poisoned");
-        assert_eq!(
-            state.ids.len(),
-            state.messages.len(),
-            "a message came twice"
-        );
+        let ids = self.ids();
+        let mut seen = HashSet::new();
+        for (at, id) in ids.iter().enumerate() {
+            if !seen.insert(id) {
+                let first = ids.iter().position(|other| other == id);
+                let data = self.data();
+                panic!(
+                    "a message came twice, as {first:?} and {at} of {}: {}",
+                    ids.len(),
+                    data[at]
+                );
+            }
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub const SLOW_LOAD: &[&str] = &[
     "--key-load-delay",
     "20000",
     "--loading-process-events-interval-bytes",
-    "64",
+    "1024",
 ];
 
 pub struct RedisServer {
@@ -164,6 +164,12 @@ impl RedisServer {
         let more = options.iter().map(|option| (*option).to_owned());
         let arguments: Vec<_> = self.arguments.iter().cloned().chain(more).collect();
         self.child = spawn(self.folder.path(), &arguments);
+        until("redis-server says something", async || {
+            let ended = self.child.try_wait().expect("it can be asked");
+            assert_eq!(ended, None, "redis-server ended: {:?}", self.arguments);
+            Resp::connect(self.port).await.is_ok()
+        })
+        .await;
     }
 
     /// Writes so many keys to disk, to be loaded when it comes back.
@@ -171,8 +177,15 @@ impl RedisServer {
         let mut connection = self.connect().await.expect("connected");
         for n in 0..keys {
             let key = format!("filler:{n}");
-            connection.command(&["SET", &key, "x"]).await.expect("set");
+            let value = "x".repeat(1024);
+            connection
+                .command(&["SET", &key, &value])
+                .await
+                .expect("set");
         }
+        // A server that loads looks up from it once in so many bytes of the file.
+        self.command(&["CONFIG", "SET", "rdbcompression", "no"])
+            .await;
         self.command(&["SAVE"]).await;
     }
 

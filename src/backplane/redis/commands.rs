@@ -23,8 +23,8 @@ const IN_FLIGHT: usize = 8;
 pub(crate) enum Failure {
     /// It never left.
     NotSent(String),
-    /// Redis said no: nothing was done.
-    Refused(String),
+    /// Redis said no: nothing was done. The error's code, and all of it for people.
+    Refused(String, String),
     /// It may or may not have been done.
     Unknown(String),
 }
@@ -33,7 +33,7 @@ impl Failure {
     /// What happened, for the operator.
     pub(crate) fn into_problem(self) -> String {
         match self {
-            Self::NotSent(problem) | Self::Refused(problem) | Self::Unknown(problem) => problem,
+            Self::NotSent(problem) | Self::Refused(_, problem) | Self::Unknown(problem) => problem,
         }
     }
 }
@@ -270,7 +270,7 @@ impl Task {
                     if let Some(why) = self.breaks(&error) {
                         ended = Ended::Broken(why);
                     }
-                    Err(Failure::Refused(describe(&error)))
+                    Err(Failure::Refused(error.code().to_owned(), describe(&error)))
                 }
                 value => match &missing {
                     Some(why) => Err(Failure::Unknown(why.clone())),

@@ -179,11 +179,13 @@ async fn probe(link: Arc<Link>, commands: Commands, cluster: bool, metrics: Back
     let publish = if cluster { "SPUBLISH" } else { "PUBLISH" };
     let mut ticks = tokio::time::interval(PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for number in 1.. {
+    loop {
         ticks.tick().await;
         if !link.is_whole() {
             continue;
         }
+        // Not to be guessed: whoever else can publish must not make a deaf link look well.
+        let number = rand::random::<u64>();
         let sent = Instant::now();
         let mut command = cmd(publish);
         command.arg(link.probe_channel()).arg(number.to_string());
@@ -192,7 +194,7 @@ async fn probe(link: Arc<Link>, commands: Commands, cluster: bool, metrics: Back
             continue;
         }
         let back = async {
-            while link.probed() < number && link.is_whole() {
+            while link.probed() != number && link.is_whole() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };

@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn an_address_lingers_and_comes_back_without_a_word_to_redis() {
         let (mut interest, now) = (whole(), Instant::now());
-        let _ = soon(interest.listen(user(1)));
+        drop(soon(interest.listen(user(1))));
         let batch = interest.batch(now, 10);
         interest.confirmed(batch, now);
         interest.unlisten(&user(1), now);
@@ -289,7 +289,7 @@ mod tests {
     fn a_lost_link_keeps_what_was_confirmed_and_fails_who_waits() {
         let (mut interest, now) = (whole(), Instant::now());
         interest.pin(Address::Everyone);
-        let _ = soon(interest.listen(user(1)));
+        drop(soon(interest.listen(user(1))));
         let batch = interest.batch(now, 10);
         interest.confirmed(batch, now);
         let mut waits = soon(interest.listen(user(2)));

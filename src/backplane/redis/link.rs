@@ -20,6 +20,14 @@ const RECEIVE_QUEUE: usize = 16_384;
 /// Addresses in one SUBSCRIBE batch.
 const BATCH: usize = 1024;
 
+/// What Redis pushed.
+enum Pushed {
+    /// Something that was published to a channel.
+    Message(Vec<u8>, Bytes),
+    /// The end of a subscription to a channel.
+    Ended(Vec<u8>),
+}
+
 /// What a link is made of.
 #[derive(Clone)]
 pub(super) struct LinkParts {
@@ -46,7 +54,7 @@ pub(super) struct Link {
     rebuild: Notify,
     /// The latest probe that came back.
     probed: AtomicU64,
-    queue: mpsc::Sender<(Vec<u8>, Bytes)>,
+    queue: mpsc::Sender<Pushed>,
     /// Told when a slot moves away in a cluster.
     moved: Arc<dyn Fn() + Send + Sync>,
 }
@@ -192,10 +200,10 @@ impl Link {
         let metrics = self.parts.metrics.clone();
         Box::new(move |push| match push.kind {
             PushKind::Message | PushKind::SMessage => {
-                let Some(message) = keys::message(push.data) else {
+                let Some((channel, bytes)) = keys::message(push.data) else {
                     return;
                 };
-                if queue.try_send(message).is_err() {
+                if queue.try_send(Pushed::Message(channel, bytes)).is_err() {
                     metrics.lost("receive_queue");
                 }
             }
@@ -203,7 +211,7 @@ impl Link {
             // In a cluster, the slot went to another node.
             PushKind::SUnsubscribe => {
                 if let Some(Value::BulkString(channel)) = push.data.into_iter().next()
-                    && queue.try_send((channel, Bytes::new())).is_err()
+                    && queue.try_send(Pushed::Ended(channel)).is_err()
                 {
                     lost.notify_one();
                 }
@@ -314,13 +322,23 @@ impl Link {
 async fn deliver(
     link: std::sync::Weak<Link>,
     parts: LinkParts,
-    mut received: mpsc::Receiver<(Vec<u8>, Bytes)>,
+    mut received: mpsc::Receiver<Pushed>,
     arrivals: Arc<dyn Arrivals>,
 ) {
-    while let Some((channel, bytes)) = received.recv().await {
+    while let Some(pushed) = received.recv().await {
+        let (channel, bytes) = match pushed {
+            Pushed::Message(channel, bytes) => (channel, bytes),
+            Pushed::Ended(channel) => {
+                if let (Some(link), Some(address)) = (link.upgrade(), parts.keys.address(&channel))
+                {
+                    link.ended(&address);
+                }
+                continue;
+            }
+        };
         if channel == parts.probe.as_bytes() {
             if let (Some(link), Some(number)) = (link.upgrade(), probe_number(&bytes)) {
-                link.probed.fetch_max(number, Ordering::AcqRel);
+                link.probed.store(number, Ordering::Release);
             }
             continue;
         }
@@ -328,12 +346,6 @@ async fn deliver(
             parts.metrics.dropped("address");
             continue;
         };
-        if bytes.is_empty() {
-            if let Some(link) = link.upgrade() {
-                link.ended(&address);
-            }
-            continue;
-        }
         match open(&parts.sealer, &address, bytes) {
             Ok(envelope) => {
                 parts.metrics.received(&address);

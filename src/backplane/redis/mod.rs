@@ -1,6 +1,6 @@
 //! Nodes linked through Redis Pub/Sub, each listening only to the addresses that its sessions follow.
 //!
-//! A [`Fabric`] is what a node holds against one topology: per primary one connection for commands and some for listening,
+//! A fabric is what a node holds against one topology: per primary one connection for commands and some for listening,
 //! the addresses spread over them by hash. A topology that changed (a cluster's slots moved) makes a new fabric, which
 //! listens to all that the old one did. What Redis is away for is decided here: nothing is retried once a byte of it may
 //! have left, and every answer says which of the three outcomes it was.
@@ -13,6 +13,7 @@ mod keys;
 mod lease;
 mod link;
 mod place;
+mod topics;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +34,7 @@ use crate::telemetry::BackplaneMetrics;
 
 pub(crate) use self::commands::Failure;
 pub use self::place::Place;
+pub use self::topics::{Event, Topics};
 
 /// How long `listen` waits for Redis's confirmation.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -196,7 +198,7 @@ impl Shared {
 
 fn refused(failure: Failure) -> PublishError {
     match failure {
-        Failure::NotSent(why) | Failure::Refused(why) => PublishError::Unavailable(why),
+        Failure::NotSent(why) | Failure::Refused(_, why) => PublishError::Unavailable(why),
         Failure::Unknown(why) => PublishError::Unknown(why),
     }
 }
@@ -259,14 +261,13 @@ async fn supervise(shared: Arc<Shared>) {
                 backoff.reset();
                 if topology.as_ref() != Some(&found) {
                     let old = shared.fabric.borrow().clone();
-                    let mut more = JoinSet::new();
-                    let fabric = Fabric::new(&shared, found.clone(), old.as_deref(), &mut more);
+                    // First: an address that two links have would get everything twice.
+                    tasks.shutdown().await;
+                    let fabric = Fabric::new(&shared, found.clone(), old.as_deref(), &mut tasks);
                     shared.fabric.send_replace(Some(Arc::new(fabric)));
                     if topology.replace(found).is_some() {
                         tracing::warn!("the Redis Cluster has changed; listening anew");
                     }
-                    tasks.shutdown().await;
-                    tasks = more;
                 }
                 shared.moved.notified().await;
                 tokio::time::sleep(TOPOLOGY_PAUSE).await;

@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -7,7 +8,7 @@ use redis::{
 };
 
 use super::keys::SLOTS;
-use crate::backplane::BackplaneConfig;
+use crate::backplane::{BackplaneConfig, BackplaneUrl};
 
 /// How long a connection may take to be made, and a command to be answered. The library's own limit on answers is
 /// 500 ms, which a Redis that writes a snapshot exceeds.
@@ -67,11 +68,20 @@ impl Place {
         let url = config.url.as_ref().ok_or(
             "[backplane] url is missing: say where Redis is, as in \"redis://127.0.0.1:6379\"",
         )?;
-        let wrong = |problem: &str| format!("[backplane] url {url}: {problem}");
+        Self::parse("[backplane] url", url, config.ca_file.as_deref())
+    }
+
+    /// Parses a URL of `[backplane]`'s forms and reads the certificates that vouch for a `rediss` server; `key` names it in
+    /// errors.
+    ///
+    /// # Errors
+    /// A sentence with the key and the fix.
+    pub fn parse(key: &str, url: &BackplaneUrl, ca_file: Option<&Path>) -> Result<Self, String> {
+        let wrong = |problem: &str| format!("{key} {url}: {problem}");
         let forms = "begin with redis://, rediss://, redis+sentinel:// or redis+cluster://";
         let (scheme, rest) = url.expose().split_once("://").ok_or_else(|| wrong(forms))?;
         let (scheme, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
-        let tls = match (scheme, &config.ca_file) {
+        let tls = match (scheme, ca_file) {
             ("redis", _) => None,
             ("rediss", None) => Some(TlsCertificates {
                 client_tls: None,
@@ -142,6 +152,18 @@ impl Place {
             login,
             tls,
         })
+    }
+
+    /// Any server that hears what is published by plain Pub/Sub: in a cluster every node does, so each attempt asks another
+    /// one of those given.
+    pub(super) fn hearing(&self, attempt: usize) -> Endpoint {
+        match self.kind {
+            Kind::Cluster => {
+                let (host, port) = &self.hosts[attempt % self.hosts.len()];
+                Endpoint::Node(host.clone(), *port)
+            }
+            Kind::Single | Kind::Sentinel { .. } => Endpoint::Primary,
+        }
     }
 
     /// Whether messages go by sharded Pub/Sub.
@@ -348,4 +370,26 @@ fn cluster(slots: &Value, asked: &str) -> Option<Topology> {
         endpoints,
         slots: Some(owners),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_pubsub_is_heard_at_any_node_of_a_cluster_and_else_at_the_primary() {
+        let hearing = |url: &str, attempt| {
+            let url = BackplaneUrl::new(url);
+            Place::parse("url", &url, None)
+                .expect("a place")
+                .hearing(attempt)
+        };
+        let node = |host: &str, port| Endpoint::Node(host.into(), port);
+        let cluster = "redis+cluster://a:7000,b:7001";
+        assert_eq!(hearing(cluster, 0), node("a", 7000));
+        assert_eq!(hearing(cluster, 1), node("b", 7001));
+        assert_eq!(hearing(cluster, 2), node("a", 7000));
+        assert_eq!(hearing("redis://a", 1), Endpoint::Primary);
+        assert_eq!(hearing("redis+sentinel://a,b/x", 1), Endpoint::Primary);
+    }
 }

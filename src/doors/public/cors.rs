@@ -147,23 +147,8 @@ async fn issue(
                 )
             })?;
     }
-    let issued = door
-        .tickets
-        .issue(IssueRequest { grant, ttl: None })
-        .await
-        .map_err(|error| match error {
-            IssueError::Invalid(error) => Refusal::new(Kind::BadRequest, error.to_string()),
-            IssueError::Full => {
-                Refusal::later(Kind::Overloaded, "too many tickets wait; come back later")
-            }
-            IssueError::Unavailable(problem) => {
-                tracing::warn!(%problem, "a ticket could not be issued");
-                Refusal::later(
-                    Kind::Unavailable,
-                    "tickets cannot be issued now; come back later",
-                )
-            }
-        })?;
+    let asked = IssueRequest { grant, ttl: None };
+    let issued = door.tickets.issue(asked).await.map_err(not_issued)?;
     hub.metrics.tickets_issued.inc();
     let mut body = serde_json::json!({
         "ticket": issued.ticket.expose(),
@@ -177,6 +162,20 @@ async fn issue(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+fn not_issued(error: IssueError) -> Refusal {
+    match error {
+        IssueError::Invalid(error) => Refusal::new(Kind::BadRequest, error.to_string()),
+        IssueError::Full => {
+            Refusal::later(Kind::Overloaded, "too many tickets wait; come back later")
+        }
+        IssueError::Unavailable(problem) => {
+            tracing::warn!(%problem, "a ticket could not be issued");
+            let told = "tickets cannot be issued now; come back later";
+            Refusal::later(Kind::Unavailable, told)
+        }
+    }
 }
 
 async fn read_body(arrival: &Arrival, request: Request<Incoming>) -> Result<Wanted, Refusal> {

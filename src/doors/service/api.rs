@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::error::{ApiError, Code};
 use super::keys::{ApiKey, ApiKeys};
+use crate::backplane::{Leases, NodeLease};
 use crate::doors::config::Scope;
 use crate::hub::{ACCEPT_TIMEOUT, Accepted, Applied, Limits, Router};
 use crate::model::{
@@ -16,6 +17,8 @@ use crate::tickets::{GrantFields, IssueRequest, Issued, Tickets};
 
 /// How long a push, publish or broadcast may take, if the caller set no deadline.
 pub(super) const CALL_TIMEOUT: Duration = ACCEPT_TIMEOUT;
+/// How long the backplane has to tell which nodes there are.
+const NODES_TIMEOUT: Duration = Duration::from_secs(4);
 /// How much a close frame's reason may hold (RFC 6455 section 5.5).
 const REASON_MAX_BYTES: usize = 123;
 
@@ -25,6 +28,8 @@ pub struct Api {
     pub router: Arc<Router>,
     /// Who issues tickets.
     pub tickets: Arc<Tickets>,
+    /// Which nodes there are.
+    pub leases: Arc<dyn Leases>,
     /// Who may call.
     pub keys: ApiKeys,
     /// What is too much.
@@ -263,6 +268,17 @@ impl Api {
     ) -> Result<(Vec<ConnectionInfo>, u32), ApiError> {
         let user = UserId::parse(user).map_err(|e| ApiError::invalid("user_id", e))?;
         Ok(self.router.where_is(user).await?)
+    }
+
+    /// The nodes of the cluster, by name.
+    pub(super) async fn nodes(&self) -> Result<Vec<NodeLease>, ApiError> {
+        let found = tokio::time::timeout(NODES_TIMEOUT, self.leases.nodes()).await;
+        let silent = || Err("the backplane does not answer".into());
+        let mut nodes = found
+            .unwrap_or_else(|_| silent())
+            .map_err(ApiError::unavailable)?;
+        nodes.sort_by(|a, b| (&a.node, a.since).cmp(&(&b.node, b.since)));
+        Ok(nodes)
     }
 
     pub(super) async fn disconnect(

@@ -121,6 +121,14 @@ impl ApiError {
         }
     }
 
+    /// `UNAVAILABLE` for a question that the backplane did not answer; `problem` is a sentence for the operator.
+    pub(super) fn unavailable(problem: String) -> Self {
+        Self {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Self::new(Code::Unavailable, problem)
+        }
+    }
+
     /// For an item of a stream: what the status of a call would be, with the same details.
     pub(super) fn to_rpc_status(&self) -> crate::proto::google::rpc::Status {
         let status = tonic::Status::from(self.clone());

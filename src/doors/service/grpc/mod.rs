@@ -11,6 +11,7 @@ use self::deadline::deadline;
 use super::api::{Api, Given, Options, sessions, unimplemented};
 use super::error::ApiError;
 use super::keys::ApiKey;
+use crate::backplane::NodeLease;
 use crate::doors::config::Scope;
 use crate::fleet::Phases;
 use crate::hub::{self, Accepted};
@@ -350,8 +351,20 @@ impl pb::connections_server::Connections for Grpc {
         &self,
         request: Request<pb::NodesRequest>,
     ) -> Result<Response<pb::NodesResponse>, Status> {
-        self.later("Nodes", &request.into_parts().0.into_headers())
-            .await
+        let headers = request.into_parts().0.into_headers();
+        let run = async |_: &ApiKey| self.api.nodes().await;
+        let nodes = self.api.call("Nodes", Scope::Read, &headers, run).await?;
+        let node = |lease: NodeLease| pb::nodes_response::Node {
+            id: lease.node,
+            version: lease.version,
+            connections: u32::try_from(lease.connections).unwrap_or(u32::MAX),
+            load: lease.load,
+            since: Some((SystemTime::UNIX_EPOCH + Duration::from_millis(lease.since)).into()),
+            draining: lease.draining,
+        };
+        Ok(Response::new(pb::NodesResponse {
+            nodes: nodes.into_iter().map(node).collect(),
+        }))
     }
 }
 

@@ -20,6 +20,7 @@ use self::request::{
 use super::api::{Api, sessions, unimplemented};
 use super::error::{ApiError, Code, problem};
 use super::keys::ApiKey;
+use crate::backplane::NodeLease;
 use crate::doors::config::Scope;
 use crate::hub::{self, Accepted, Applied};
 use crate::model::{ChannelName, ConnectionInfo, DeviceName, units};
@@ -292,5 +293,18 @@ async fn explain(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer {
 }
 
 async fn nodes(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer {
-    later(&api, "Nodes", &headers).await
+    let run = async |_: &ApiKey| api.nodes().await;
+    let nodes = api.call("Nodes", Scope::Read, &headers, run).await?;
+    let node = |lease: &NodeLease| {
+        json!({
+            "id": lease.node,
+            "version": lease.version,
+            "connections": lease.connections,
+            "load": lease.load,
+            "since": lease.since,
+            "draining": lease.draining,
+        })
+    };
+    let nodes: Vec<_> = nodes.iter().map(node).collect();
+    Ok(axum::Json(json!({ "nodes": nodes })))
 }

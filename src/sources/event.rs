@@ -1,0 +1,281 @@
+use serde_json::value::RawValue;
+
+use super::{Pointer, SourceConfig};
+use crate::model::{
+    Address, Body, ChannelName, Message, MessageId, Target, UserId, sha256, unix_millis,
+};
+
+/// Why an event is not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Malformed {
+    /// It is not JSON.
+    NotJson,
+    /// Nobody is named where the user or the channel should be, or not by a text or a whole number.
+    NoAddress,
+    /// What is named there is no user id, or no channel's name.
+    BadAddress,
+    /// There is no message.
+    NoMessage,
+    /// There is no id where one should be, or it is neither a text nor a whole number.
+    NoId,
+    /// The message is larger than `[limits] message_bytes`.
+    TooBig,
+}
+
+impl Malformed {
+    /// Its name in metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::NotJson => "not_json",
+            Self::NoAddress => "no_address",
+            Self::BadAddress => "bad_address",
+            Self::NoMessage => "no_message",
+            Self::NoId => "no_id",
+            Self::TooBig => "too_big",
+        }
+    }
+}
+
+/// How the events of a topic are read.
+pub(super) struct Reading {
+    topic: String,
+    whom: Whom,
+    message: Pointer,
+    id: Option<Pointer>,
+    message_bytes: usize,
+}
+
+enum Whom {
+    User(Pointer),
+    Channel(Pointer),
+}
+
+impl Reading {
+    /// As a source is configured; without `user` and `channel` an event is `{"user_id":"42","message":…}`.
+    pub(super) fn of(config: &SourceConfig, message_bytes: usize) -> Self {
+        let field = |name: &str| Pointer::parse(name).expect("it begins with a slash");
+        let (whom, message) = match (&config.user, &config.channel) {
+            (Some(user), _) => (Whom::User(user.clone()), Pointer::default()),
+            (None, Some(channel)) => (Whom::Channel(channel.clone()), Pointer::default()),
+            (None, None) => (Whom::User(field("/user_id")), field("/message")),
+        };
+        Self {
+            topic: config.topic.clone(),
+            whom,
+            message: config.message.clone().unwrap_or(message),
+            id: config.id.clone(),
+            message_bytes,
+        }
+    }
+
+    /// The message in an event: the same on every node, but for its time.
+    ///
+    /// # Errors
+    /// See [`Malformed`].
+    pub(super) fn read(&self, event: &[u8]) -> Result<Message, Malformed> {
+        let event: &RawValue = serde_json::from_slice(event).map_err(|_| Malformed::NotJson)?;
+        let address = self.address(event)?;
+        let message = self.message.find(event).ok_or(Malformed::NoMessage)?;
+        let body = match serde_json::from_str::<String>(message.get()) {
+            Ok(text) => Body::Text(text.into()),
+            Err(_) => Body::Json(message.get().into()),
+        };
+        if body.len() > self.message_bytes {
+            return Err(Malformed::TooBig);
+        }
+        Ok(Message {
+            id: self.id(event, &address)?,
+            target: Target::One(address),
+            body,
+            time: unix_millis(),
+        })
+    }
+
+    fn address(&self, event: &RawValue) -> Result<Address, Malformed> {
+        let (Whom::User(pointer) | Whom::Channel(pointer)) = &self.whom;
+        let name = pointer.find(event).and_then(plain);
+        let name = name.ok_or(Malformed::NoAddress)?;
+        let address = match self.whom {
+            Whom::User(_) => UserId::parse(&name).map(Address::User),
+            Whom::Channel(_) => ChannelName::parse(&name).map(Address::Channel),
+        };
+        address.map_err(|_| Malformed::BadAddress)
+    }
+
+    /// From the topic, the address, and the event's own id or else the whole event. With the address in it, an event that
+    /// two sources bring to a user and to a channel is two messages.
+    fn id(&self, event: &RawValue, address: &Address) -> Result<MessageId, Malformed> {
+        let own = match &self.id {
+            Some(pointer) => pointer.find(event).and_then(plain),
+            None => Some(event.get().to_owned()),
+        };
+        let own = own.ok_or(Malformed::NoId)?;
+        let hash = sha256(format!("{}\0{address}\0{own}", self.topic).as_bytes());
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash[..16]);
+        Ok(MessageId::from_bytes(id))
+    }
+}
+
+/// A text, or a whole number as it is written.
+fn plain(value: &RawValue) -> Option<String> {
+    let text = value.get();
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    match digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => Some(text.to_owned()),
+        false => serde_json::from_str(text).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(keys: &str) -> Reading {
+        let text = format!("kind = \"redis-pubsub\"\ntopic = \"orders.completed\"\n{keys}");
+        Reading::of(&toml::from_str(&text).expect("a source"), 64)
+    }
+
+    /// To whom, with which body.
+    fn read(keys: &str, event: &str) -> Result<(String, Body), Malformed> {
+        let message = reading(keys).read(event.as_bytes())?;
+        let Target::One(address) = message.target else {
+            panic!("one address");
+        };
+        Ok((address.to_string(), message.body))
+    }
+
+    fn json(text: &str) -> Body {
+        Body::Json(text.into())
+    }
+
+    #[test]
+    fn pointers_say_who_gets_what_of_an_event() {
+        let event =
+            r#" {"customer": {"id": 42}, "shop": "orders:eu", "total": 1.50, "note": "a\tb"} "#;
+        let user = "user = \"/customer/id\"\n";
+        let channel = "channel = \"/shop\"\n";
+        let cases = [
+            (user.to_owned(), "user:42", json(event.trim())),
+            (
+                format!("{user}message = \"\""),
+                "user:42",
+                json(event.trim()),
+            ),
+            (
+                format!("{user}message = \"/total\""),
+                "user:42",
+                json("1.50"),
+            ),
+            (
+                format!("{user}message = \"/note\""),
+                "user:42",
+                Body::Text("a\tb".into()),
+            ),
+            (
+                format!("{channel}message = \"/customer\""),
+                "channel:orders:eu",
+                json("{\"id\": 42}"),
+            ),
+        ];
+        for (keys, to, body) in cases {
+            let keys = keys.as_str();
+            let big = Reading {
+                message_bytes: 1024,
+                ..reading(keys)
+            };
+            let message = big.read(event.as_bytes()).expect("well-formed");
+            let Target::One(address) = message.target else {
+                panic!("one address")
+            };
+            assert_eq!(
+                (address.to_string().as_str(), message.body),
+                (to, body),
+                "{keys}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_pointers_an_event_is_our_own_envelope() {
+        let event = r#"{"user_id":"42","message":{"order":1},"more":true}"#;
+        assert_eq!(
+            read("", event),
+            Ok(("user:42".into(), json("{\"order\":1}")))
+        );
+        let null = r#"{"user_id":"42","message":null}"#;
+        assert_eq!(read("", null), Ok(("user:42".into(), json("null"))));
+    }
+
+    #[test]
+    fn each_malformed_event_has_its_reason() {
+        let long = format!("{{\"user_id\":1,\"message\":\"{}\"}}", "x".repeat(65));
+        let cases = [
+            ("", "", Malformed::NotJson),
+            ("", "order 1", Malformed::NotJson),
+            ("", "{\"user_id\":\"42\"", Malformed::NotJson),
+            ("", "{} {}", Malformed::NotJson),
+            ("", "42", Malformed::NoAddress),
+            ("", "{\"message\":1}", Malformed::NoAddress),
+            ("", "{\"user_id\":null,\"message\":1}", Malformed::NoAddress),
+            ("", "{\"user_id\":1.0,\"message\":1}", Malformed::NoAddress),
+            (
+                "",
+                "{\"user_id\":[\"42\"],\"message\":1}",
+                Malformed::NoAddress,
+            ),
+            (
+                "",
+                "{\"user_id\":\"\",\"message\":1}",
+                Malformed::BadAddress,
+            ),
+            (
+                "",
+                "{\"user_id\":\"4 2\",\"message\":1}",
+                Malformed::BadAddress,
+            ),
+            ("channel = \"/c\"", "{\"c\":\"a@b\"}", Malformed::BadAddress),
+            ("", "{\"user_id\":\"42\"}", Malformed::NoMessage),
+            (
+                "id = \"/id\"",
+                "{\"user_id\":1,\"message\":1}",
+                Malformed::NoId,
+            ),
+            ("", &long, Malformed::TooBig),
+        ];
+        for (keys, event, reason) in cases {
+            assert_eq!(read(keys, event), Err(reason), "{event}");
+        }
+        assert_eq!(
+            reading("").read(b"\"\xff\"").err(),
+            Some(Malformed::NotJson)
+        );
+    }
+
+    #[test]
+    fn an_id_is_the_same_for_the_same_event_and_no_other() {
+        let id = |keys: &str, event: &str| reading(keys).read(event.as_bytes()).expect("read").id;
+        let event = r#"{"user_id":"42","message":1,"id":7}"#;
+        let other = r#"{"user_id":"42","message":2,"id":7}"#;
+        let another = r#"{"user_id":"43","message":1,"id":7}"#;
+        assert_eq!(id("", event), id("", event));
+        assert_ne!(id("", event), id("", other));
+        let own = "id = \"/id\"";
+        assert_eq!(id(own, event), id(own, other));
+        assert_ne!(id(own, event), id(own, another));
+        assert_ne!(id(own, event), id("user = \"/user_id\"", event));
+        // `printf 'orders.completed\0user:42\0007' | sha256sum`, as docs/sources.md says.
+        let hash = sha256(b"orders.completed\0user:42\x007");
+        assert_eq!(id(own, event).as_bytes()[..], hash[..16]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_event_is_a_message_or_malformed(event: Vec<u8>, text: String) {
+            for keys in ["", "user = \"\"", "channel = \"/0\"\nid = \"/1\"\nmessage = \"/2\""] {
+                let _ = reading(keys).read(&event);
+                let _ = reading(keys).read(text.as_bytes());
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The rights in Redis that the docs name are enough, and no more than that.
+
+use serde_json::json;
+use tidings::backplane::{BackplaneKind, BackplaneUrl};
+use tidings::model::sha256;
+
+use crate::sources::{heard_by, source};
+use crate::support::redis::RedisServer;
+use crate::support::resp::{Reply, Resp};
+use crate::support::{connect, next, node_with, refused};
+
+/// The lines of a page that make a Redis user, with the password filled in.
+fn rights(page: &str) -> Vec<String> {
+    let lines = page.lines().map(|line| line.trim_matches('`'));
+    lines
+        .filter(|line| line.starts_with("ACL SETUSER "))
+        .map(|line| line.trim_end_matches("`.").replace("PASSWORD", "secret"))
+        .collect()
+}
+
+async fn grant(redis: &RedisServer, line: &str) {
+    redis.command(&words(line)).await;
+}
+
+/// A connection as one of those users.
+async fn login(redis: &RedisServer, user: &str) -> Resp {
+    let mut connection = redis.connect().await.expect("connected");
+    assert_eq!(
+        tell(&mut connection, &format!("AUTH {user} secret")).await,
+        Ok(())
+    );
+    connection
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
+}
+
+/// What Redis says to a command: the code of its error.
+async fn tell(connection: &mut Resp, line: &str) -> Result<(), String> {
+    match connection.command(&words(line)).await.expect("answered") {
+        Reply::Error(error) => Err(error.split(' ').next().unwrap_or_default().into()),
+        _ => Ok(()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_auth_service_may_issue_tickets_in_redis_and_nothing_else() {
+    let redis = RedisServer::start().await;
+    let node = node_with(|config| {
+        config.backplane.kind = BackplaneKind::Redis;
+        config.backplane.url = Some(BackplaneUrl::new(redis.url()));
+    })
+    .await;
+    let lines = rights(include_str!("../docs/tickets.md"));
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for (n, line) in lines.iter().enumerate() {
+        grant(&redis, line).await;
+        let mut auth = login(&redis, "auth").await;
+        let ticket = format!("{n}{}", "A".repeat(42));
+        let hash = sha256(ticket.as_bytes())
+            .map(|byte| format!("{byte:02x}"))
+            .concat();
+        let value = json!({"user_id": "42", "claims": {"role": "buyer"}});
+        let issue = format!("SET tidings:ticket:{hash} {value} PX 30000");
+        assert_eq!(tell(&mut auth, &issue).await, Ok(()));
+        for other in [
+            format!("GET tidings:ticket:{hash}"),
+            format!("DEL tidings:ticket:{hash}"),
+            "SET tidings:nodes x".into(),
+            "SET other x PX 30000".into(),
+            "KEYS *".into(),
+            "PUBLISH tidings:m:{everyone} x".into(),
+            "SUBSCRIBE tidings:m:{everyone}".into(),
+            "CONFIG GET *".into(),
+        ] {
+            assert_eq!(
+                tell(&mut auth, &other).await,
+                Err("NOPERM".into()),
+                "{line}: {other}"
+            );
+        }
+        let read_back = format!("SET tidings:ticket:{hash} {value} PX 30000 GET");
+        let writes_alone = line.contains("%W~");
+        assert_eq!(
+            tell(&mut auth, &read_back).await.is_err(),
+            writes_alone,
+            "{line}"
+        );
+        let url = format!("ws://{}/ws?ticket={ticket}", node.at.public);
+        let mut socket = connect(&url).await.expect("an upgrade");
+        assert_eq!(next(&mut socket).await["user"], "42");
+        assert_eq!(refused(&url, &[]).await.0, 401);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_and_its_publisher_need_the_topic_and_nothing_else() {
+    let redis = RedisServer::start().await;
+    let lines = rights(include_str!("../docs/sources.md"));
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for line in &lines {
+        grant(&redis, line).await;
+    }
+    let url = redis
+        .url()
+        .replace("redis://", "redis://tidings-source:secret@");
+    let node = node_with(|config| {
+        let keys = format!("topic = \"orders.completed\"\nurl = {url:?}");
+        config.sources = vec![source(&keys)];
+    })
+    .await;
+    let (mut socket, _) = node.join("42", "").await;
+    heard_by(&redis, "orders.completed", 1).await;
+    let mut orders = login(&redis, "orders").await;
+    let event = json!({"user_id": "42", "message": "shipped"});
+    let publish = format!("PUBLISH orders.completed {event}");
+    assert_eq!(tell(&mut orders, &publish).await, Ok(()));
+    assert_eq!(next(&mut socket).await["data"], "shipped");
+    for other in ["PUBLISH tidings:m:{everyone} x", "SET tidings:nodes x"] {
+        assert_eq!(
+            tell(&mut orders, other).await,
+            Err("NOPERM".into()),
+            "{other}"
+        );
+    }
+}
