@@ -1,14 +1,24 @@
-//! Load for a Tidings node, from a process of its own: one thread, one read buffer, frames counted by their headers.
-//! docs/benchmarks.md names the command of each figure.
+//! Load for Tidings nodes, from a process of its own: one thread, raw sockets under one epoll, frames told apart by their
+//! headers. docs/benchmarks.md names the command of each figure.
 
-mod client;
+mod crowd;
 mod floor;
-mod node;
+mod http;
+mod process;
+mod pushes;
+mod report;
+mod resp;
 mod runs;
 
 use clap::{Parser, Subcommand};
 
-/// Measures a Tidings node.
+use crate::runs::Common;
+
+/// A node's, since parts of a node run here too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Measures Tidings nodes. Each run prints a table in Markdown.
 #[derive(Debug, Parser)]
 struct Bench {
     #[command(subcommand)]
@@ -17,58 +27,45 @@ struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum Run {
-    /// Bytes of resident memory per idle connection with its session and inbox.
-    Idle(runs::Common),
-    /// Frames per second of the node's CPU time: one channel, many subscribers.
-    Fanout {
-        #[command(flatten)]
-        common: runs::Common,
-        /// Messages that may be on their way at once; 1 = nothing can be coalesced.
-        #[arg(long, default_value_t = 1)]
-        window: usize,
-        /// How long.
-        #[arg(long, default_value_t = 5)]
-        seconds: u64,
-        /// Measures the bare write loop without any logic instead of a node.
-        #[arg(long)]
-        floor: bool,
-    },
-    /// From the intended moment of a push to the frame at the client, at a fixed rate.
-    Latency {
-        #[command(flatten)]
-        common: runs::Common,
-        /// Pushes a second.
-        #[arg(long, default_value_t = 500)]
-        rate: u64,
-        /// How long.
-        #[arg(long, default_value_t = 10)]
-        seconds: u64,
-    },
-    /// The bare write loop: accepts clients and, for each request, writes a fixed frame to all. Started by `fanout`.
+    /// Bytes of resident memory per idle connection with its session and inbox, and the floor's.
+    Idle(Common),
+    /// Frames per second of the server's CPU time: one channel, many subscribers; a node and the floor in turn.
+    Fanout(Common),
+    /// Push to screen on one node.
+    Latency(Common),
+    /// Push to screen across two nodes.
+    RedisLatency(Common),
+    /// VOLATILE pushes through gRPC streams, by nodes that Redis links.
+    RedisPushes(Common),
+    /// Envelopes in and out of Redis per second of a node's CPU time.
+    RedisEnvelopes(Common),
+    /// Everybody connects at once, and everybody goes.
+    RedisStorm(Common),
+    /// A broadcast to 10,000 named users on two nodes.
+    RedisBroadcast(Common),
+    /// The floor itself. Started by the runs that measure it.
     #[command(hide = true)]
-    Floor,
+    Floor {
+        /// The length of a frame, with its header.
+        #[arg(long, default_value_t = 132)]
+        frame_bytes: usize,
+    },
+    /// One side of `redis-envelopes`, in its own process.
+    #[command(hide = true, subcommand)]
+    Part(runs::envelopes::Part),
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, async {
-        match Bench::parse().run {
-            Run::Idle(common) => runs::idle(common).await,
-            Run::Fanout {
-                common,
-                window,
-                seconds,
-                floor,
-            } => runs::fanout(common, window, seconds, floor).await,
-            Run::Latency {
-                common,
-                rate,
-                seconds,
-            } => runs::latency(common, rate, seconds).await,
-            Run::Floor => floor::serve(),
-        }
-    })
+    match Bench::parse().run {
+        Run::Idle(common) => runs::idle::run(&common),
+        Run::Fanout(common) => runs::fanout::run(&common),
+        Run::Latency(common) => runs::latency::alone(&common),
+        Run::RedisLatency(common) => runs::latency::across(&common),
+        Run::RedisPushes(common) => runs::pushes::run(&common),
+        Run::RedisEnvelopes(common) => runs::envelopes::run(&common),
+        Run::RedisStorm(common) => runs::storm::run(&common),
+        Run::RedisBroadcast(common) => runs::broadcast::run(&common),
+        Run::Floor { frame_bytes } => floor::serve(frame_bytes),
+        Run::Part(part) => part.run(),
+    }
 }

@@ -142,8 +142,12 @@ impl Fabric {
 
     /// The one link that an address is on.
     pub(super) fn link(&self, address: &Address) -> &Arc<Link> {
-        let channel = self.keys.channel(address);
-        &self.links[place_of(&self.topology, self.per_primary, &channel)]
+        self.link_of(&self.keys.channel(address))
+    }
+
+    /// The same, by the address's Pub/Sub channel.
+    pub(super) fn link_of(&self, channel: &str) -> &Arc<Link> {
+        &self.links[place_of(&self.topology, self.per_primary, channel)]
     }
 
     /// Whether everything is connected and listened to.

@@ -1,9 +1,14 @@
+use std::fmt::Write as _;
+
 use bytes::Bytes;
 
 use crate::model::{Address, ChannelName, UserId};
 
 /// Slots of a Redis Cluster.
 pub(super) const SLOTS: u16 = 16_384;
+
+/// What most channels have room in, behind the prefix.
+const CHANNEL_BYTES: usize = 56;
 
 /// Names of Redis keys and Pub/Sub channels. What belongs to one address shares a hash tag, so that a cluster keeps it
 /// together.
@@ -21,7 +26,9 @@ impl Keys {
 
     /// Where an address's envelopes are published.
     pub(super) fn channel(&self, address: &Address) -> String {
-        format!("{}m:{{{address}}}", self.prefix)
+        let mut channel = String::with_capacity(self.prefix.len() + CHANNEL_BYTES);
+        write!(channel, "{}m:{{{address}}}", self.prefix).expect("a string grows as it must");
+        channel
     }
 
     /// The address of such a channel.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use redis::{Cmd, Value, cmd};
+use redis::{Cmd, Value};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -152,15 +152,16 @@ impl Shared {
         deadline: Instant,
     ) -> Result<Published, PublishError> {
         let fabric = self.fabric().map_err(refused)?;
-        let link = fabric.link(&to);
-        let (before, losses) = link.here(&to);
         let channel = self.keys.channel(&to);
+        let link = fabric.link_of(&channel);
+        let (before, losses) = link.here(&to);
         let bytes = self.sealer.seal(&to, &envelope);
-        let mut publish = match self.place.is_cluster() {
-            true => cmd("SPUBLISH"),
-            false => cmd("PUBLISH"),
+        let name = match self.place.is_cluster() {
+            true => "SPUBLISH",
+            false => "PUBLISH",
         };
-        publish.arg(&channel).arg(bytes);
+        let mut publish = Cmd::with_capacity(3, name.len() + channel.len() + bytes.len());
+        publish.arg(name).arg(&channel).arg(&bytes);
         let commands = fabric.commands(&channel, false);
         let (name, result) = match commands.run_by(publish, deadline).await {
             Ok(Value::Int(listeners)) => ("accepted", Ok(listeners)),
