@@ -123,6 +123,7 @@ async fn everyone_is_listened_to_from_the_start((end, inbox): &End) {
 async fn an_answer_comes_to_the_node_that_asked((end, inbox): &End, incarnation: u64) {
     let sent = Envelope::Answer(Answer {
         to: 7,
+        from: 8,
         said: Said::Applied(3),
     });
     end.publish(Address::Node(incarnation), sent.clone(), soon())

@@ -102,6 +102,7 @@ async fn an_envelope_that_no_node_of_the_fleet_signed_for_this_address_is_droppe
         question(Ask::WhereIs(user(USER))),
         Envelope::Answer(Answer {
             to: 1,
+            from: 1,
             said: Said::Applied(1),
         }),
     ];

@@ -151,6 +151,7 @@ impl Router {
         };
         let answer = Answer {
             to: question.id,
+            from: self.incarnation,
             said: together(&question.ask, said),
         };
         if question.from == self.incarnation {

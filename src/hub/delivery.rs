@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::command::{Command, Delivered};
 use super::encoded::Encoded;
 use super::questions::Pending;
-use crate::backplane::{Arrivals, Envelope, Later};
-use crate::model::{Address, Message, MessageId, Said, Target, UserId};
+use crate::backplane::{Answer, Arrivals, Envelope, Later};
+use crate::model::{Address, Message, MessageId, Target, UserId};
 use crate::telemetry::BackplaneMetrics;
 
 /// Stripes of the interest map: enough that publishers on many cores seldom meet.
@@ -34,7 +34,7 @@ pub struct Delivery {
     /// Who waits for the echo of a message of ours.
     echoes: Mutex<HashMap<MessageId, oneshot::Sender<u32>>>,
     /// Who waits for answers to a question of ours.
-    pub(super) questions: Mutex<HashMap<u64, mpsc::Sender<Said>>>,
+    pub(super) questions: Mutex<HashMap<u64, mpsc::Sender<Answer>>>,
     /// Questions that the shards were asked.
     pub(super) pending: mpsc::Sender<Pending>,
     /// Messages that were delivered past the backplane.

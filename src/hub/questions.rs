@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -34,7 +36,7 @@ impl Delivery {
         let waiting = lock(&self.questions).get(&answer.to).cloned();
         if let Some(waiting) = waiting {
             // No room: so many nodes answered that the rest counts as unknown.
-            let _ = waiting.try_send(answer.said);
+            let _ = waiting.try_send(answer);
         }
     }
 
@@ -82,7 +84,7 @@ impl Delivery {
 pub(super) struct AnswersGuard<'a> {
     delivery: &'a Delivery,
     id: u64,
-    receiver: mpsc::Receiver<Said>,
+    receiver: mpsc::Receiver<Answer>,
 }
 
 impl AnswersGuard<'_> {
@@ -91,12 +93,14 @@ impl AnswersGuard<'_> {
         self.id
     }
 
-    /// That many answers, or those that came by the deadline.
+    /// That many nodes' answers, or those that came by the deadline. A node that was asked twice, past its link and
+    /// through it, counts once.
     pub(super) async fn answers(&mut self, expected: u32, deadline: Instant) -> Vec<Said> {
-        let mut answers = Vec::new();
+        let (mut nodes, mut answers) = (HashSet::new(), Vec::new());
         while answers.len() < expected as usize {
             match tokio::time::timeout_at(deadline, self.receiver.recv()).await {
-                Ok(Some(said)) => answers.push(said),
+                Ok(Some(answer)) if nodes.insert(answer.from) => answers.push(answer.said),
+                Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break,
             }
         }

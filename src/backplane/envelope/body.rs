@@ -88,6 +88,8 @@ struct AnswerBody {
     applied: Option<u32>,
     #[prost(message, repeated, tag = "3")]
     connections: Vec<Connection>,
+    #[prost(fixed64, tag = "4")]
+    from: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -254,6 +256,7 @@ impl From<&Answer> for AnswerBody {
         };
         Self {
             to: answer.to,
+            from: answer.from,
             applied,
             connections,
         }
@@ -265,6 +268,7 @@ impl AnswerBody {
         let connections = self.connections.into_iter().map(Connection::parse);
         Some(Answer {
             to: self.to,
+            from: self.from,
             said: match self.applied {
                 Some(count) => Said::Applied(count),
                 None => Said::Connections(connections.collect::<Option<_>>()?),

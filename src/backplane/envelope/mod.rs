@@ -55,6 +55,8 @@ pub struct Question {
 pub struct Answer {
     /// The question's id.
     pub to: u64,
+    /// The incarnation of the node that answers: each counts once.
+    pub from: u64,
     /// What the node says.
     pub said: Said,
 }
@@ -196,7 +198,13 @@ mod tests {
                 ask,
             })
         };
-        let said = |said| Envelope::Answer(Answer { to: 1, said });
+        let said = |said| {
+            Envelope::Answer(Answer {
+                to: 1,
+                from: 2,
+                said,
+            })
+        };
         let (one, text) = (Address::User(user("42")), Body::Text("Hi".into()));
         let of_user = Sessions::OfUser(user("42"));
         vec![
