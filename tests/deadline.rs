@@ -45,6 +45,10 @@ impl Backplane for Broken {
 
     fn unlisten(&self, _: &Address) {}
 
+    fn is_deaf(&self, _: &Address, _: u64) -> bool {
+        false
+    }
+
     fn ailments(&self) -> Vec<String> {
         Vec::new()
     }

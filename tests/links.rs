@@ -76,6 +76,14 @@ async fn a_frozen_subscriber_link_is_found_though_commands_go_on() {
     let devices = devices(&nodes).await;
     // Nobody comes or goes: nothing is asked of the link, and only its silence shows that it is dead.
     proxy.set(Whom::Marked, Way::Down, Fault::Cut);
+    // Before it is found: what the node itself publishes goes past the link.
+    let (status, answer) = push_as(&nodes[2], None, json!("past the hanging link")).await;
+    assert_eq!(
+        (status, &answer["degraded"], &answer["local_connections"]),
+        (200, &json!(true), &json!(1)),
+        "{answer}"
+    );
+    devices[2].until_it_has(&answer).await;
     until("the deaf node is not ready", async || {
         nodes[2].readyz().await.0 == 503
     })
@@ -83,6 +91,7 @@ async fn a_frozen_subscriber_link_is_found_though_commands_go_on() {
     assert_deaf(&nodes, &devices).await;
     proxy.set(Whom::Marked, Way::Down, Fault::None);
     reunited(&nodes, &devices).await;
+    devices.iter().for_each(Heard::assert_no_doubles);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -37,6 +37,7 @@ impl Backplane for Memory {
             Ok(Published {
                 listeners: 1,
                 here: Here::Listens,
+                heard: 0,
             })
         })
     }
@@ -46,6 +47,10 @@ impl Backplane for Memory {
     }
 
     fn unlisten(&self, _: &Address) {}
+
+    fn is_deaf(&self, _: &Address, _: u64) -> bool {
+        false
+    }
 
     fn ailments(&self) -> Vec<String> {
         Vec::new()

@@ -31,6 +31,8 @@ pub struct Published {
     pub listeners: u32,
     /// Whether this node was one of them.
     pub here: Here,
+    /// How much the link of the address had brought before; for [`Backplane::is_deaf`].
+    pub heard: u64,
 }
 
 /// Whether a node gets its own envelope back.
@@ -78,6 +80,9 @@ pub trait Backplane: Send + Sync + 'static {
 
     /// Ends that. Messages may go on arriving for a while.
     fn unlisten(&self, address: &Address);
+
+    /// Whether the link of an address has brought nothing at all since this much: where an echo was due, it hangs.
+    fn is_deaf(&self, address: &Address, heard: u64) -> bool;
 
     /// Why this node should get no new connections, as far as the backplane is the reason.
     fn ailments(&self) -> Vec<String>;

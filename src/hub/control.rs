@@ -106,6 +106,7 @@ impl Router {
             Ok(Published {
                 listeners,
                 here: Here::Away,
+                ..
             }) => {
                 // The link does not bring it, so this node asks itself.
                 self.delivery.arrive(Envelope::Question(question)).await;

@@ -330,7 +330,7 @@ pub(super) struct EchoGuard<'a> {
 
 impl EchoGuard<'_> {
     /// The count, or `None` if the message never came to the shards.
-    pub(super) async fn count(mut self) -> Option<u32> {
+    pub(super) async fn count(&mut self) -> Option<u32> {
         (&mut self.receiver).await.ok()
     }
 }

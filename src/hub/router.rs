@@ -231,8 +231,8 @@ impl Router {
             Target::Users(_) => Address::Everyone,
         };
         let envelope = Envelope::Message(message.clone());
-        let accepted = match self.backplane.publish(to, envelope, deadline).await {
-            Ok(published) => self.settle(message, published, echo, deadline).await,
+        let accepted = match self.backplane.publish(to.clone(), envelope, deadline).await {
+            Ok(published) => self.settle(message, published, echo, &to, deadline).await,
             // Certainly nobody got it, and it was said to matter only to who is here.
             Err(PublishError::Unavailable(problem)) if class == Class::Volatile => {
                 let local = self.deliver_directly(message, echo, deadline).await;
@@ -264,12 +264,17 @@ impl Router {
         &self,
         message: Message,
         published: Published,
-        echo: EchoGuard<'_>,
+        mut echo: EchoGuard<'_>,
+        to: &Address,
         deadline: Deadline,
     ) -> Accepted {
         let id = message.id;
         let patience = deadline.min(Deadline::now() + ECHO_TIMEOUT);
-        let Published { listeners, here } = published;
+        let Published {
+            listeners,
+            here,
+            heard,
+        } = published;
         let echoed = match here {
             Here::Silent => Some(0),
             Here::Away => {
@@ -285,6 +290,16 @@ impl Router {
                 .ok()
                 .flatten(),
         };
+        // Not one word came on the link on which the echo was due: it hangs, and nobody here would get this.
+        if here == Here::Listens && echoed.is_none() && self.backplane.is_deaf(to, heard) {
+            let local = self.deliver_directly(message, echo, deadline).await;
+            let others = listeners.saturating_sub(1);
+            return Accepted {
+                other_nodes: others,
+                status: status(others, local.local_connections),
+                ..local
+            };
+        }
         let (others, degraded) = match (here, echoed) {
             (Here::Listens, echoed) => (listeners.saturating_sub(1), echoed.is_none()),
             (Here::Changing, Some(_)) => (listeners.saturating_sub(1), false),
@@ -310,7 +325,7 @@ impl Router {
     async fn deliver_directly(
         &self,
         message: Message,
-        echo: EchoGuard<'_>,
+        mut echo: EchoGuard<'_>,
         deadline: Deadline,
     ) -> Accepted {
         let id = message.id;

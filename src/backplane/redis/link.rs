@@ -59,6 +59,8 @@ pub(super) struct Link {
     rebuild: Notify,
     /// The latest probe that came back.
     probed: AtomicU64,
+    /// How many publications it has brought.
+    heard: Arc<AtomicU64>,
     queue: mpsc::Sender<Pushed>,
     room: Arc<Semaphore>,
     /// Told when a slot moves away in a cluster.
@@ -85,6 +87,7 @@ impl Link {
             changed: Notify::new(),
             rebuild: Notify::new(),
             probed: AtomicU64::new(0),
+            heard: Arc::default(),
             queue,
             room: Arc::new(Semaphore::new(RECEIVE_BYTES)),
             moved,
@@ -152,6 +155,11 @@ impl Link {
         self.probed.load(Ordering::Acquire)
     }
 
+    /// How many publications it has brought.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Acquire)
+    }
+
     /// Gives the connection up for a new one.
     pub(super) fn rebuild(&self) {
         self.rebuild.notify_one();
@@ -212,10 +220,11 @@ impl Link {
     /// What the connection's driver calls with each push. It must not wait.
     fn on_push(self: &Arc<Self>, lost: Arc<Notify>) -> Box<dyn Fn(PushInfo) + Send + Sync> {
         let (queue, room) = (self.queue.clone(), self.room.clone());
-        let metrics = self.parts.metrics.clone();
+        let (metrics, heard) = (self.parts.metrics.clone(), self.heard.clone());
         let link = Arc::downgrade(self);
         Box::new(move |push| match push.kind {
             PushKind::Message | PushKind::SMessage => {
+                heard.fetch_add(1, Ordering::AcqRel);
                 let Some((channel, bytes)) = keys::message(push.data) else {
                     return;
                 };

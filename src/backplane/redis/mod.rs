@@ -155,6 +155,7 @@ impl Shared {
         let channel = self.keys.channel(&to);
         let link = fabric.link_of(&channel);
         let (before, losses) = link.here(&to);
+        let heard = link.heard();
         let bytes = self.sealer.seal(&to, &envelope);
         let name = match self.place.is_cluster() {
             true => "SPUBLISH",
@@ -191,6 +192,7 @@ impl Shared {
         Ok(Published {
             listeners: u32::try_from(result?).unwrap_or(0),
             here,
+            heard,
         })
     }
 }
@@ -234,6 +236,12 @@ impl Backplane for Redis {
         if let Some(fabric) = &*self.shared.fabric.borrow() {
             fabric.link(address).unlisten(address);
         }
+    }
+
+    fn is_deaf(&self, address: &Address, heard: u64) -> bool {
+        let fabric = self.shared.fabric.borrow();
+        let link = fabric.as_ref().map(|fabric| fabric.link(address));
+        link.is_none_or(|link| link.heard() == heard)
     }
 
     fn ailments(&self) -> Vec<String> {
