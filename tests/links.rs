@@ -8,7 +8,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::chaos::{ChaosProxy, Fault, Way, Whom};
 use crate::support::fleet::{
-    all_ready, assert_honest, devices, fleet, load, node_at, push_as, reunited, until_refused,
+    all_ready, assert_honest, devices, fleet, heard_again, load, node_at, push_as, reunited,
+    until_refused,
 };
 use crate::support::heard::Heard;
 use crate::support::redis::RedisServer;
@@ -37,14 +38,7 @@ async fn killed_subscriber_links_are_rebuilt_under_load() {
     let scenario = async {
         for kind in ["pubsub", "normal", "pubsub"] {
             redis.command(&["CLIENT", "KILL", "TYPE", kind]).await;
-            let had: Vec<_> = devices.iter().map(Heard::count).collect();
-            until("the load is heard again", async || {
-                devices
-                    .iter()
-                    .zip(&had)
-                    .all(|(device, had)| device.count() > had + 50)
-            })
-            .await;
+            heard_again(&devices).await;
         }
         stop.store(true, Ordering::Release);
     };

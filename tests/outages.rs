@@ -7,10 +7,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::fleet::{
-    all_ready, assert_decided, assert_honest, devices, fleet_with, load, node_at, push_as,
-    reunited, until_refused,
+    all_ready, assert_decided, assert_honest, devices, fleet_with, heard_again, load, node_at,
+    push_as, reunited, until_refused,
 };
-use crate::support::heard::Heard;
 use crate::support::redis::RedisServer;
 use crate::support::until;
 
@@ -38,10 +37,7 @@ async fn redis_goes_away_under_load(away: Away) {
     let stop = AtomicBool::new(false);
     let pushers = load(&nodes, None, &stop);
     let scenario = async {
-        until("the load runs", async || {
-            devices.iter().all(|device| device.count() > 50)
-        })
-        .await;
+        heard_again(&devices).await;
         match away {
             Away::Killed => redis.kill().await,
             Away::Frozen => redis.pause(),
@@ -74,14 +70,7 @@ async fn redis_goes_away_under_load(away: Away) {
             Away::Frozen => redis.resume(),
         }
         all_ready(&nodes).await;
-        let had: Vec<_> = devices.iter().map(Heard::count).collect();
-        until("the load is heard again", async || {
-            devices
-                .iter()
-                .zip(&had)
-                .all(|(device, had)| device.count() > had + 50)
-        })
-        .await;
+        heard_again(&devices).await;
         stop.store(true, Ordering::Release);
     };
     let (outcomes, ()) = tokio::join!(pushers, scenario);

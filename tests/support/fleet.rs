@@ -139,6 +139,16 @@ pub fn assert_honest(outcomes: &[Outcome], devices: &[Heard]) {
     }
 }
 
+/// Waits until every device has heard 50 more of the load.
+pub async fn heard_again(devices: &[Heard]) {
+    let had: Vec<_> = devices.iter().map(Heard::count).collect();
+    until("the load is heard again", async || {
+        let mut each = devices.iter().zip(&had);
+        each.all(|(device, had)| device.count() > had + 50)
+    })
+    .await;
+}
+
 /// Waits until a push at every node reaches every device; from then on, each must.
 pub async fn reunited(nodes: &[TestNode], devices: &[Heard]) {
     for node in nodes {

@@ -78,29 +78,19 @@ impl Fabric {
             0 => Vec::new(),
             replicas => lines(replicas),
         };
-        let per_primary = shared.links_per_primary;
-        let mut addresses = vec![Vec::new(); endpoints.len() * per_primary];
-        let always = [Address::Everyone, Address::Node(shared.incarnation)];
-        let old = old
-            .iter()
-            .flat_map(|old| &old.links)
-            .flat_map(|link| link.give_up());
-        for address in always.into_iter().chain(old) {
-            let channel = shared.keys.channel(&address);
-            addresses[place_of(&topology, per_primary, &channel)].push(address);
-        }
-        let links = addresses
+        let links = spread(shared, &topology, old)
             .into_iter()
             .enumerate()
             .map(|(index, addresses)| {
+                let endpoint = index / shared.links_per_primary;
                 let parts = LinkParts {
                     place: shared.place.clone(),
-                    endpoint: topology.endpoints[index / per_primary].clone(),
+                    endpoint: topology.endpoints[endpoint].clone(),
                     keys: shared.keys.clone(),
                     sealer: shared.sealer.clone(),
                     metrics: shared.metrics.clone(),
-                    probe: probe_channel(shared, &topology, index / per_primary, index),
-                    up: up[index / per_primary].clone(),
+                    probe: probe_channel(shared, &topology, endpoint, index),
+                    up: up[endpoint].clone(),
                 };
                 let (link, running, deliver) =
                     Link::new(parts, addresses, shared.arrivals.clone(), moved.clone());
@@ -115,11 +105,11 @@ impl Fabric {
             commands,
             replicated,
             links,
-            per_primary,
+            per_primary: shared.links_per_primary,
             refused: Arc::default(),
         };
         for (index, link) in fabric.links.iter().enumerate() {
-            let commands = fabric.commands[index / per_primary].clone();
+            let commands = fabric.commands[index / fabric.per_primary].clone();
             tasks.spawn(probe(
                 link.clone(),
                 commands,
@@ -201,6 +191,20 @@ impl Fabric {
         ailments.dedup();
         ailments
     }
+}
+
+/// What each link begins with: what the node always listens to, and all that the old links had, which they give up.
+fn spread(shared: &Shared, topology: &Topology, old: Option<Arc<Fabric>>) -> Vec<Vec<Address>> {
+    let per_primary = shared.links_per_primary;
+    let mut addresses = vec![Vec::new(); topology.endpoints.len() * per_primary];
+    let always = [Address::Everyone, Address::Node(shared.incarnation)];
+    let old = old.iter().flat_map(|old| &old.links);
+    let taken = old.flat_map(|link| link.give_up());
+    for address in always.into_iter().chain(taken) {
+        let channel = shared.keys.channel(&address);
+        addresses[place_of(topology, per_primary, &channel)].push(address);
+    }
+    addresses
 }
 
 fn place_of(topology: &Topology, per_primary: usize, channel: &str) -> usize {

@@ -175,9 +175,9 @@ impl Link {
                     // A wish that was about the connection before.
                     let _ = self.rebuild.notified().now_or_never();
                     tracing::info!(endpoint = ?self.parts.endpoint, "a subscriber link to Redis is whole");
-                    self.parts.metrics.links.inc();
+                    let whole = WholeGuard::new(&self.parts.metrics);
                     let (reason, why) = self.serve(&mut connection, &lost).await;
-                    self.parts.metrics.links.dec();
+                    drop(whole);
                     let rebuilds = &self.parts.metrics.rebuilds;
                     rebuilds.get_or_create(&Reason { reason }).inc();
                     why
@@ -349,6 +349,22 @@ impl Link {
     fn gives_up(&self, channel: &[u8]) -> bool {
         let address = self.parts.keys.address(channel);
         address.is_some_and(|address| self.interest().gives_up(&address))
+    }
+}
+
+/// Counts a whole link, also where its task is ended from without.
+struct WholeGuard(BackplaneMetrics);
+
+impl WholeGuard {
+    fn new(metrics: &BackplaneMetrics) -> Self {
+        metrics.links.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for WholeGuard {
+    fn drop(&mut self) {
+        self.0.links.dec();
     }
 }
 
