@@ -78,12 +78,12 @@ fn user(id: &str) -> Address {
 
 fn message(to: &Address, text: &str) -> Envelope {
     let time = unix_millis();
-    Envelope::Message(Message {
-        id: MessageId::new(time),
-        target: Target::One(to.clone()),
-        body: Body::Text(text.into()),
+    Envelope::Message(Message::new(
+        MessageId::new(time),
+        Target::One(to.clone()),
+        Body::Text(text.into()),
         time,
-    })
+    ))
 }
 
 fn soon() -> Instant {

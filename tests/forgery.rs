@@ -20,12 +20,12 @@ fn user(text: &str) -> UserId {
 }
 
 fn message(target: Target) -> Envelope {
-    Envelope::Message(Message {
-        id: MessageId::new(1_764_000_000_000),
+    Envelope::Message(Message::new(
+        MessageId::new(1_764_000_000_000),
         target,
-        body: Body::Text("forged".into()),
-        time: 1_764_000_000_000,
-    })
+        Body::Text("forged".into()),
+        1_764_000_000_000,
+    ))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

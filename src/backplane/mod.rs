@@ -7,6 +7,7 @@ mod envelope;
 mod lease;
 mod memory;
 pub mod redis;
+mod streams;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,6 +20,10 @@ pub use config::{BackplaneConfig, BackplaneKind, BackplaneUrl};
 pub use envelope::{Answer, Envelope, EnvelopeError, Question, Sealer};
 pub use lease::{Leases, NodeLease};
 pub use memory::Memory;
+pub use streams::{
+    Append, AppendError, Appended, CursorMove, Durability, From, Keep, Once, Opened, Page, Streams,
+    Top,
+};
 
 /// A boxed future, so that a backplane can be chosen at start.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -95,4 +100,7 @@ pub trait Backplane: Send + Sync + 'static {
 pub trait Arrivals: Send + Sync + 'static {
     /// Takes one envelope for this node; waits while its queues are full.
     fn arrive(&self, envelope: Envelope) -> Later<'_, ()>;
+
+    /// What was published to these addresses lately may not have come, and will not; from now on it comes again.
+    fn missed(&self, addresses: Vec<Address>) -> Later<'_, ()>;
 }

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 
 use super::delivery::Tally;
 use super::encoded::Encoded;
-use crate::model::{Ask, Said, Target};
+use crate::model::{Address, Ask, Said, Target};
 
 /// What the router asks of a shard, in order.
 pub(super) enum Command {
@@ -16,6 +16,8 @@ pub(super) enum Command {
         ask: Ask,
         answer: oneshot::Sender<Said>,
     },
+    /// What was published to these addresses may not have come: look what is missing.
+    Missed(Arc<[Address]>),
     /// Close one session because its user opened newer ones than the limit allows.
     Replace {
         connection: crate::model::ConnectionId,

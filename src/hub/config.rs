@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backplane::Keep;
 use crate::model::{ChannelName, units};
 
 /// `[hub]`: how the node is cut into shards and when it writes.
@@ -126,7 +127,7 @@ impl Default for HeartbeatConfig {
     }
 }
 
-/// `[inbox]`: what is kept of a user's messages. Nothing is kept yet; `max_messages = 0` already refuses KEPT.
+/// `[inbox]`: what is kept of a user's messages; beyond one of these bounds the oldest go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct InboxConfig {
@@ -144,7 +145,7 @@ impl Default for InboxConfig {
     fn default() -> Self {
         Self {
             max_messages: 100,
-            max_age: Duration::from_secs(24 * 60 * 60),
+            max_age: kept_age(),
             max_bytes: 256 << 10,
         }
     }
@@ -164,6 +165,41 @@ pub struct Namespace {
     /// Messages kept per channel; 0 = not kept.
     #[serde(default)]
     pub max_messages: u32,
+    /// How long a message is kept.
+    #[serde(default = "kept_age", with = "units::duration")]
+    pub max_age: Duration,
+    /// Bytes kept per channel.
+    #[serde(default = "kept_bytes", with = "units::size")]
+    pub max_bytes: usize,
+}
+
+fn kept_age() -> Duration {
+    Duration::from_secs(24 * 60 * 60)
+}
+
+fn kept_bytes() -> usize {
+    1 << 20
+}
+
+impl Namespace {
+    fn keep(&self) -> Option<Keep> {
+        keep(self.max_messages, self.max_age, self.max_bytes)
+    }
+}
+
+impl InboxConfig {
+    /// What is kept of a user's messages; none = users have no inbox.
+    pub fn keep(&self) -> Option<Keep> {
+        keep(self.max_messages, self.max_age, self.max_bytes)
+    }
+}
+
+fn keep(messages: u32, age: Duration, bytes: usize) -> Option<Keep> {
+    (messages > 0).then_some(Keep {
+        messages,
+        age,
+        bytes: bytes as u64,
+    })
 }
 
 /// Who may subscribe to the channels of a namespace.
@@ -206,8 +242,8 @@ pub struct Rules {
     pub subscribe: SubscribeRule,
     /// Which clients may publish.
     pub publish: PublishRule,
-    /// Whether its channels are kept.
-    pub kept: bool,
+    /// What is kept of each of its channels; none = nothing.
+    pub keep: Option<Keep>,
 }
 
 impl Namespaces {
@@ -217,7 +253,7 @@ impl Namespaces {
         let rules = |n: &Namespace| Rules {
             subscribe: n.subscribe,
             publish: n.publish,
-            kept: n.max_messages > 0,
+            keep: n.keep(),
         };
         Self {
             listed: listed
@@ -228,13 +264,13 @@ impl Namespaces {
                 Rules {
                     subscribe: SubscribeRule::Any,
                     publish: PublishRule::Any,
-                    kept: false,
+                    keep: None,
                 }
             } else {
                 Rules {
                     subscribe: SubscribeRule::Ticket,
                     publish: PublishRule::Nobody,
-                    kept: false,
+                    keep: None,
                 }
             },
         }

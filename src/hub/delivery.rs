@@ -319,6 +319,16 @@ impl Arrivals for Delivery {
             }
         }
     }
+
+    fn missed(&self, addresses: Vec<Address>) -> Later<'_, ()> {
+        Box::pin(async move {
+            let addresses: Arc<[Address]> = addresses.into();
+            for shard in &self.shards {
+                // A shard that is gone follows nothing.
+                let _ = shard.send(Command::Missed(addresses.clone())).await;
+            }
+        })
+    }
 }
 
 /// The wait for one echo; forgets it when dropped.

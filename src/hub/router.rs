@@ -148,7 +148,7 @@ impl Router {
         class: Class,
         deadline: Deadline,
     ) -> Result<Accepted, Refusal> {
-        let kept = self.namespaces.of(&channel).kept;
+        let kept = self.namespaces.of(&channel).keep.is_some();
         self.check_class(
             class,
             kept,

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Address, MessageId, UserId};
+use super::{Address, MessageId, Place, Position, UserId};
 
 /// What a message carries: the *data* of the client wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,4 +85,35 @@ pub struct Message {
     pub body: Body,
     /// When it was accepted, Unix milliseconds.
     pub time: u64,
+    /// From when on it is not to be sent any more, Unix milliseconds.
+    pub expires: Option<u64>,
+    /// It supersedes an unsent one of its address with the same key.
+    pub collapse_key: Option<Arc<str>>,
+    /// Where it is in the stream of its address; none = live only.
+    pub place: Option<Place>,
+}
+
+impl Message {
+    /// A message that is live only and never expires.
+    pub fn new(id: MessageId, target: Target, body: Body, time: u64) -> Self {
+        Self {
+            id,
+            target,
+            body,
+            time,
+            expires: None,
+            collapse_key: None,
+            place: None,
+        }
+    }
+
+    /// Just behind it in the stream of its address.
+    pub fn position(&self) -> Option<Position> {
+        self.place.map(|place| place.behind(self.id))
+    }
+
+    /// Whether it must not be sent any more.
+    pub fn is_expired(&self, unix_millis: u64) -> bool {
+        self.expires.is_some_and(|expires| expires <= unix_millis)
+    }
 }

@@ -26,6 +26,12 @@ impl MessageId {
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
+
+    /// By what a position recognises its message.
+    pub fn tag(&self) -> super::Tag {
+        let [.., a, b, c, d] = self.0;
+        super::Tag(u32::from_be_bytes([a, b, c, d]))
+    }
 }
 
 impl fmt::Display for MessageId {

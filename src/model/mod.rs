@@ -7,6 +7,7 @@ mod control;
 mod grant;
 mod id;
 mod name;
+mod position;
 mod secret;
 pub mod units;
 
@@ -16,6 +17,7 @@ pub use control::{Ask, ConnectionInfo, Said, Sessions};
 pub use grant::{Grant, GrantError, IpPrefix, Origin};
 pub use id::{ConnectionId, MessageId, NodeId};
 pub use name::{ChannelName, DeviceName, NameError, UserId};
+pub use position::{Place, Position, PositionError, Since, Tag};
 pub use secret::{Secret, sha256};
 
 /// Milliseconds since the Unix epoch, by the system's clock.

@@ -83,12 +83,12 @@ impl Reading {
         if body.len() > self.message_bytes {
             return Err(Malformed::TooBig);
         }
-        Ok(Message {
-            id: self.id(event, &address)?,
-            target: Target::One(address),
+        Ok(Message::new(
+            self.id(event, &address)?,
+            Target::One(address),
             body,
-            time: unix_millis(),
-        })
+            unix_millis(),
+        ))
     }
 
     fn address(&self, event: &RawValue) -> Result<Address, Malformed> {

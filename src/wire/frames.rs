@@ -144,6 +144,9 @@ pub fn message(message: &Message) -> String {
             text.push('"');
         }
     }
+    if let Some(position) = message.position() {
+        let _ = write!(text, r#","position":"{position}""#);
+    }
     let _ = write!(text, r#","time":{}}}"#, message.time);
     text
 }
@@ -289,14 +292,13 @@ mod tests {
     #[test]
     fn a_message_holds_the_publishers_json_byte_for_byte() {
         let body = r#"{ "a" : 1.0e2, "é":[ ] }"#;
-        let text = message(&Message {
-            id: MessageId::new(0),
-            target: Target::One(Address::Channel(
-                ChannelName::parse("a:\"b").expect("valid"),
-            )),
-            body: Body::json(body).expect("valid"),
-            time: 7,
-        });
+        let channel = ChannelName::parse("a:\"b").expect("valid");
+        let text = message(&Message::new(
+            MessageId::new(0),
+            Target::One(Address::Channel(channel)),
+            Body::json(body).expect("valid"),
+            7,
+        ));
         assert!(text.contains(&format!(r#","data":{body},"#)), "{text}");
         let parsed: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(parsed["channel"], "a:\"b");

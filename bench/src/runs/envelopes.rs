@@ -164,12 +164,12 @@ fn addresses() -> Vec<Address> {
 
 fn message(to: &Address) -> Envelope {
     let time = unix_millis();
-    Envelope::Message(Message {
-        id: MessageId::new(time),
-        target: Target::One(to.clone()),
-        body: Body::Text("x".repeat(128).into()),
+    Envelope::Message(Message::new(
+        MessageId::new(time),
+        Target::One(to.clone()),
+        Body::Text("x".repeat(128).into()),
         time,
-    })
+    ))
 }
 
 /// Counts what arrives, and says so now and then.

@@ -43,6 +43,11 @@ struct MessageBody {
     /// A broadcast, however few its users are.
     #[prost(bool, tag = "8")]
     many: bool,
+    /// Unix milliseconds.
+    #[prost(uint64, optional, tag = "9")]
+    expires: Option<u64>,
+    #[prost(string, optional, tag = "10")]
+    collapse_key: Option<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -154,6 +159,8 @@ impl From<&Message> for MessageBody {
                 Body::Binary(bytes) => Data::Binary(bytes.clone()),
             }),
             many,
+            expires: message.expires,
+            collapse_key: message.collapse_key.as_deref().map(str::to_owned),
         }
     }
 }
@@ -177,10 +184,14 @@ impl MessageBody {
             Data::Binary(bytes) => Body::Binary(bytes),
         };
         Some(Message {
-            id: MessageId::from_bytes(self.id.as_ref().try_into().ok()?),
-            target,
-            body,
-            time: self.time,
+            expires: self.expires,
+            collapse_key: self.collapse_key.map(Into::into),
+            ..Message::new(
+                MessageId::from_bytes(self.id.as_ref().try_into().ok()?),
+                target,
+                body,
+                self.time,
+            )
         })
     }
 }

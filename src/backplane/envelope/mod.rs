@@ -184,10 +184,14 @@ mod tests {
     fn every_kind() -> Vec<Envelope> {
         let message = |target, body| {
             Envelope::Message(Message {
-                id: MessageId::new(1_764_000_000_000),
-                target,
-                body,
-                time: 1_764_000_000_000,
+                expires: Some(1_764_000_060_000),
+                collapse_key: Some("k".into()),
+                ..Message::new(
+                    MessageId::new(1_764_000_000_000),
+                    target,
+                    body,
+                    1_764_000_000_000,
+                )
             })
         };
         let question = |ask| {
