@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::backplane::redis::Redis;
-use crate::backplane::{Backplane, BackplaneKind, Leases, Memory, NodeLease};
+use crate::backplane::{Backplane, BackplaneKind, Leases, Memory, NodeLease, Streams};
 use crate::config::{Config, Mode};
 use crate::doors::config::DEVELOPMENT_KEY;
 use crate::doors::public::{Playground, Public};
@@ -45,6 +45,7 @@ pub struct Addresses {
 /// What a node is linked by, and what is kept there.
 struct Links {
     backplane: Arc<dyn Backplane>,
+    streams: Arc<dyn Streams>,
     leases: Arc<dyn Leases>,
     store: Arc<dyn TicketStore>,
     redis: Option<Arc<Redis>>,
@@ -53,11 +54,13 @@ struct Links {
 impl Links {
     fn new(config: &Config, intake: &Intake, metrics: &Metrics) -> Result<Self, String> {
         let arrivals = intake.delivery.clone();
+        let arrivals2 = arrivals.clone();
         Ok(match config.backplane.kind {
             BackplaneKind::Memory => {
                 let memory = Arc::new(Memory::new(arrivals));
                 Self {
                     backplane: memory.clone(),
+                    streams: memory.clone(),
                     leases: memory,
                     store: Arc::new(MemoryTickets::new(config.tickets.max_pending)),
                     redis: None,
@@ -69,6 +72,7 @@ impl Links {
                 let redis = Arc::new(redis);
                 Self {
                     backplane: redis.clone(),
+                    streams: Arc::new(Memory::new(arrivals2)),
                     leases: redis.clone(),
                     store: Arc::new(RedisTickets::new(redis.clone(), metrics.clone())),
                     redis: Some(redis),
@@ -116,7 +120,8 @@ impl Node {
         };
         let intake = Intake::new(&config.hub, &metrics);
         let links = Links::new(&config, &intake, &metrics)?;
-        let (hub, seats, answering) = Hub::new(parts, intake, links.backplane.clone());
+        let (backplane, streams) = (links.backplane.clone(), links.streams.clone());
+        let (hub, seats, answering) = Hub::new(parts, intake, backplane, streams);
         let (public, listeners) = bind_public(config.public.listen, seats.len())?;
         let service_socket = bind("service", config.service.listen).await?;
         let admin_socket = bind("admin", config.admin.listen).await?;
@@ -144,7 +149,16 @@ impl Node {
             url: url.clone(),
             metrics: metrics.clone(),
         });
-        let health = Arc::new(Health::new(links.backplane.clone()));
+        let health = {
+            let (backplane, hub) = (links.backplane.clone(), hub.clone());
+            Arc::new(Health::new(move || {
+                let mut ailments = backplane.ailments();
+                if hub.is_catching_up() {
+                    ailments.push("catching up with what was published meanwhile".into());
+                }
+                ailments
+            }))
+        };
         let routes = service::routes(
             api,
             health.phases(),

@@ -46,6 +46,10 @@ impl Arrivals for Inbox {
     fn arrive(&self, envelope: Envelope) -> Later<'_, ()> {
         Box::pin(async move { self.sender.send(envelope).await.expect("there is room") })
     }
+
+    fn missed(&self, _: Vec<Address>) -> Later<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// A node's end of a backplane.

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings::backplane::{Backplane, Envelope, Later, Leases, NodeLease, PublishError, Published};
+use tidings::backplane::{
+    Append, AppendError, Appended, Backplane, CursorMove, Envelope, From, Later, Leases, NodeLease,
+    Opened, Page, PublishError, Published, Streams, Top,
+};
 use tidings::doors::service::{self, Api, ApiKeys};
 use tidings::fleet::Health;
 use tidings::hub::{Hub, HubParts, Intake, Namespaces};
-use tidings::model::{Address, NodeId};
+use tidings::model::{Address, NodeId, Position};
 use tidings::proto::tidings::v1 as pb;
 use tidings::telemetry::Metrics;
 use tidings::tickets::Tickets;
@@ -77,6 +80,38 @@ impl Leases for Broken {
     }
 }
 
+fn gone<T: Send + 'static>() -> Later<'static, Result<T, String>> {
+    Box::pin(std::future::ready(Err("nobody is there".into())))
+}
+
+impl Streams for Broken {
+    fn append(&self, _: Append, deadline: Instant) -> Later<'_, Result<Appended, AppendError>> {
+        Box::pin(async move {
+            if self.silent {
+                tokio::time::sleep_until(deadline).await;
+                return Err(AppendError::Busy);
+            }
+            Err(AppendError::Unknown("the answer was lost".into()))
+        })
+    }
+
+    fn open(&self, _: Address, _: Duration, _: From) -> Later<'_, Result<Opened, String>> {
+        gone()
+    }
+
+    fn tops(&self, _: Vec<(Address, Position)>) -> Later<'_, Result<Vec<Top>, String>> {
+        gone()
+    }
+
+    fn read(&self, _: Address, _: u64, _: usize) -> Later<'_, Result<Page, String>> {
+        gone()
+    }
+
+    fn advance(&self, _: Vec<CursorMove>) -> Later<'_, Result<(), String>> {
+        gone()
+    }
+}
+
 /// A service door in front of that backplane.
 async fn door(silent: bool) -> Channel {
     let config = config();
@@ -92,7 +127,7 @@ async fn door(silent: bool) -> Channel {
     };
     let intake = Intake::new(&config.hub, &metrics);
     let backplane = Arc::new(Broken { silent });
-    let (hub, _, _) = Hub::new(parts, intake, backplane.clone());
+    let (hub, _, _) = Hub::new(parts, intake, backplane.clone(), backplane.clone());
     let api = Api {
         router: hub.router.clone(),
         tickets: Arc::new(Tickets::in_memory(&config.tickets).expect("valid")),
@@ -102,7 +137,7 @@ async fn door(silent: bool) -> Channel {
         url: None,
         metrics,
     };
-    let phases = Health::new(backplane).phases();
+    let phases = Health::new(Vec::new).phases();
     let routes = service::routes(Arc::new(api), phases, 16, false)
         .await
         .expect("routes");

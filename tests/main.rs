@@ -22,6 +22,7 @@ mod openapi;
 mod outages;
 mod redis_errors;
 mod refusals;
+mod resume;
 mod secrets;
 mod service;
 mod sources;

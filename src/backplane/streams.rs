@@ -141,11 +141,8 @@ pub trait Streams: Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`AppendError`].
-    fn append(
-        &self,
-        append: Append,
-        deadline: Instant,
-    ) -> Later<'_, Result<Appended, AppendError>>;
+    fn append(&self, append: Append, deadline: Instant)
+    -> Later<'_, Result<Appended, AppendError>>;
 
     /// Where a session begins in a stream. Forgets what is older than `age` first.
     ///

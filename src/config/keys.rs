@@ -104,6 +104,8 @@ fn filled() -> Config {
             subscribe: SubscribeRule::default(),
             publish: PublishRule::default(),
             max_messages: 0,
+            max_age: Duration::ZERO,
+            max_bytes: 0,
         }],
         sources: vec![SourceConfig {
             kind: SourceKind::RedisPubsub,

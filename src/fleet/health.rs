@@ -1,8 +1,4 @@
-use std::sync::Arc;
-
 use tokio::sync::watch;
-
-use crate::backplane::Backplane;
 
 /// Where a node is in its life, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,15 +16,15 @@ pub enum Phase {
 /// What probes are told, and what doors wait for: the one place that knows the node's phase.
 pub struct Health {
     phase: watch::Sender<Phase>,
-    backplane: Arc<dyn Backplane>,
+    ailments: Box<dyn Fn() -> Vec<String> + Send + Sync>,
 }
 
 impl Health {
-    /// That of a node that starts, and hangs on this backplane.
-    pub fn new(backplane: Arc<dyn Backplane>) -> Self {
+    /// That of a node that starts; `ailments` says why it should get no new connections while it serves.
+    pub fn new(ailments: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
         Self {
             phase: watch::Sender::new(Phase::Starting),
-            backplane,
+            ailments: Box::new(ailments),
         }
     }
 
@@ -51,7 +47,7 @@ impl Health {
     pub fn reasons(&self) -> Vec<String> {
         match self.phase() {
             Phase::Starting => vec!["starting".into()],
-            Phase::Serving => self.backplane.ailments(),
+            Phase::Serving => (self.ailments)(),
             Phase::Draining | Phase::Closing => vec!["draining".into()],
         }
     }

@@ -2,7 +2,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 
-use crate::model::{Body, Message};
+use crate::model::{Address, Body, Message, Position, Target};
 use crate::wire::codec::{self, Opcode};
 use crate::wire::frames;
 
@@ -29,6 +29,19 @@ impl Encoded {
             message,
             json: OnceLock::new(),
             raw: OnceLock::new(),
+        }
+    }
+
+    /// What it is the frames of.
+    pub(super) fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// Where its receivers are in their inbox once they have it; none if it is not of an inbox.
+    pub(super) fn inbox_position(&self) -> Option<Position> {
+        match self.message.target {
+            Target::One(Address::User(_)) => self.message.position(),
+            _ => None,
         }
     }
 

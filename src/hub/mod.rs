@@ -9,27 +9,30 @@ mod close;
 mod command;
 mod config;
 mod control;
+mod cursors;
 mod delivery;
 mod encoded;
 mod outbox;
 mod questions;
 mod reader;
+mod resume;
 mod router;
 mod session;
 mod shard;
 mod state;
+mod stream;
 mod threads;
 mod turn;
 mod wheel;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 
 use self::command::Command;
 use self::questions::Pending;
-use crate::backplane::{Backplane, Later};
+use crate::backplane::{Backplane, Keep, Later, Streams};
 use crate::model::{Address, NodeId};
 use crate::telemetry::Metrics;
 
@@ -41,7 +44,10 @@ pub use config::{
 };
 pub use delivery::Delivery;
 pub use encoded::Format;
-pub use router::{ACCEPT_TIMEOUT, Accepted, Applied, Refusal, Router, Status};
+pub use router::{
+    ACCEPT_TIMEOUT, Accepted, Applied, BroadcastAccepted, Draft, Refusal, Router, Status,
+};
+pub use session::Acks;
 pub use shard::{Asked, NotAdmitted, Prepared, Shard};
 pub use threads::{ShardSeat, ShardThreads};
 
@@ -67,6 +73,12 @@ pub struct Hub {
     pub delivery: Arc<Delivery>,
     /// What links nodes.
     pub backplane: Arc<dyn Backplane>,
+    /// What they keep.
+    pub streams: Arc<dyn Streams>,
+    /// What is kept of a user's messages.
+    pub(super) inbox: Option<Keep>,
+    /// Who looks whether messages are missing.
+    pub(super) catching_up: Arc<AtomicUsize>,
     /// Where clients' publishes go.
     pub router: Arc<Router>,
     pub(super) outbox_bytes_max: usize,
@@ -130,6 +142,7 @@ impl Hub {
         parts: HubParts,
         intake: Intake,
         backplane: Arc<dyn Backplane>,
+        streams: Arc<dyn Streams>,
     ) -> (Arc<Self>, Vec<ShardSeat>, Later<'static, ()>) {
         let Intake {
             delivery,
@@ -141,9 +154,9 @@ impl Hub {
             parts.node.clone(),
             incarnation,
             delivery.clone(),
-            backplane.clone(),
+            (backplane.clone(), streams.clone()),
             parts.namespaces.clone(),
-            &parts.inbox,
+            parts.inbox.keep(),
             parts.metrics.clone(),
         ));
         let outbox_bytes_max = match parts.limits.node_outbox_bytes {
@@ -161,6 +174,9 @@ impl Hub {
             metrics: parts.metrics,
             delivery,
             backplane,
+            streams,
+            inbox: parts.inbox.keep(),
+            catching_up: Arc::default(),
             router,
             outbox_bytes_max,
             loads: commands.iter().map(|_| AtomicU16::new(0)).collect(),
@@ -184,6 +200,20 @@ impl Hub {
     pub fn load(&self) -> f64 {
         let loads = self.loads.iter().map(|load| load.load(Ordering::Relaxed));
         f64::from(loads.max().unwrap_or(0)) / 1000.0
+    }
+
+    /// What is kept of an address's messages.
+    pub(super) fn keep(&self, address: &Address) -> Option<Keep> {
+        match address {
+            Address::User(_) => self.inbox,
+            Address::Channel(channel) => self.namespaces.of(channel).keep,
+            Address::Everyone | Address::Node(_) => None,
+        }
+    }
+
+    /// Whether it looks what its sessions missed.
+    pub fn is_catching_up(&self) -> bool {
+        self.catching_up.load(Ordering::Relaxed) > 0
     }
 
     /// A shard follows an address no more; if it was the last, the node unlistens.

@@ -6,11 +6,12 @@ use serde_json::value::RawValue;
 use tokio::net::TcpStream;
 
 use super::close::CloseReason;
-use super::router::{ACCEPT_TIMEOUT, Refusal};
+use super::router::{ACCEPT_TIMEOUT, Draft, Refusal};
 use super::session::{Phase, SessionKey};
 use super::shard::Shard;
 use super::{Format, PublishRule};
-use crate::model::{Address, Body, ChannelName, Class};
+use crate::backplane::From;
+use crate::model::{Address, Body, ChannelName, Since};
 use crate::wire::codec::{self, Decoder, Event, Opcode, Role};
 use crate::wire::frames::{self, ClientFrame, ErrorCode, ServerFrame};
 
@@ -20,6 +21,7 @@ enum Wish {
     Subscribe {
         reference: Option<Box<RawValue>>,
         channel: ChannelName,
+        since: Since,
     },
     Publish {
         reference: Option<Box<RawValue>>,
@@ -218,10 +220,31 @@ impl Shard {
                     .reply(key, &ServerFrame::Pong { reference });
                 None
             }
-            ClientFrame::Subscribe { channel } => Some(Wish::Subscribe {
+            ClientFrame::Subscribe { channel, since } => Some(Wish::Subscribe {
                 reference: owned,
                 channel,
+                since: since.unwrap_or(Since::Now),
             }),
+            ClientFrame::Ack(position) => {
+                if !self.state.borrow_mut().ack(key, position) {
+                    let message = "this position is not one that this connection was sent";
+                    self.client_error(key, reference, ErrorCode::BadRequest, message);
+                }
+                None
+            }
+            // Receipts: nobody waits for them.
+            ClientFrame::AckChannel(channel, _) => {
+                let address = Address::Channel(channel);
+                let mut state = self.state.borrow_mut();
+                let follows = state.get(key).is_some_and(|s| s.subscribes_to(&address));
+                drop(state);
+                if !follows {
+                    let message = "this connection does not subscribe to the channel";
+                    self.client_error(key, reference, ErrorCode::NotSubscribed, message);
+                }
+                None
+            }
+            ClientFrame::AckOne(_) => None,
             ClientFrame::Publish { channel, data } => Some(Wish::Publish {
                 reference: owned,
                 channel,
@@ -283,8 +306,13 @@ impl Shard {
 
     async fn fulfil(self: &Rc<Self>, key: SessionKey, wish: Wish) {
         match wish {
-            Wish::Subscribe { reference, channel } => {
-                self.subscribe_one(key, reference.as_deref(), channel).await
+            Wish::Subscribe {
+                reference,
+                channel,
+                since,
+            } => {
+                self.subscribe_one(key, reference.as_deref(), channel, since)
+                    .await
             }
             Wish::Publish {
                 reference,
@@ -303,8 +331,10 @@ impl Shard {
         key: SessionKey,
         reference: Option<&RawValue>,
         channel: ChannelName,
+        since: Since,
     ) {
         let address = Address::Channel(channel.clone());
+        let mut opened = None;
         let verdict = {
             let mut state = self.state.borrow_mut();
             let Some(session) = state.get(key) else {
@@ -333,8 +363,11 @@ impl Shard {
             }
             Ok(true) => {}
             Ok(false) => {
-                let hold = match self.hold(address.clone()).await {
-                    Ok(hold) => hold,
+                let hold = match self.follow(address.clone(), From::Since(since)).await {
+                    Ok((hold, begins)) => {
+                        opened = begins;
+                        hold
+                    }
                     Err(_) => {
                         let message = "the backplane cannot be reached; try again";
                         return self.client_error(key, reference, ErrorCode::Unavailable, message);
@@ -347,17 +380,22 @@ impl Shard {
                         .get(key)
                         .is_some_and(|s| s.is_open() && !s.subscribes_to(&address))
                     {
-                        state.attach(key, address);
+                        self.join(&mut state, key, address.clone(), opened.map(|o| o.start));
                     }
                 }
                 drop(hold);
             }
         }
-        self.state.borrow_mut().reply(
+        let mut state = self.state.borrow_mut();
+        // Of one that it subscribes to already: where it is now.
+        let position = opened.map(|o| o.start).or_else(|| state.last_of(&address));
+        state.reply(
             key,
             &ServerFrame::Subscribed {
                 reference,
                 channel: &channel,
+                position,
+                recovered: opened.and_then(|o| o.recovered),
             },
         );
     }
@@ -392,11 +430,8 @@ impl Shard {
             raw
         };
         let deadline = tokio::time::Instant::now() + ACCEPT_TIMEOUT;
-        let outcome = self
-            .hub
-            .router
-            .publish(channel, data, Class::Unset, deadline)
-            .await;
+        let draft = Draft::new(data, deadline);
+        let outcome = self.hub.router.publish(channel, draft).await;
         match outcome {
             Ok(_) if raw => {}
             Ok(accepted) => self.state.borrow_mut().reply(
@@ -404,6 +439,7 @@ impl Shard {
                 &ServerFrame::Published {
                     reference,
                     id: accepted.id.to_string(),
+                    position: accepted.position,
                 },
             ),
             Err(refusal) => {
@@ -411,7 +447,8 @@ impl Shard {
                     Refusal::Invalid { field, problem } => {
                         (ErrorCode::BadRequest, format!("{field} {problem}"))
                     }
-                    Refusal::Busy { .. } => {
+                    // A client gives no idempotency key.
+                    Refusal::Conflict | Refusal::Busy { .. } => {
                         (ErrorCode::Limit, "the node is busy; try again".into())
                     }
                     Refusal::Unavailable(_) => (

@@ -1,15 +1,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use tokio::time::Instant as Deadline;
 
 use super::command::Command;
 use super::delivery::{Delivery, EchoGuard};
-use super::{InboxConfig, Namespaces, SubscribeRule};
-use crate::backplane::{Backplane, Envelope, Here, PublishError, Published};
+use super::{Namespaces, SubscribeRule};
+use crate::backplane::{
+    Append, AppendError, Appended, Backplane, Durability, Envelope, Here, Keep, Once, PublishError,
+    Published, Streams,
+};
 use crate::model::{
-    Address, Ask, Body, ChannelName, Class, Message, MessageId, NodeId, Said, Target, UserId,
-    unix_millis,
+    Address, Ask, Body, ChannelName, Class, Message, MessageId, NodeId, Position, Said, Target,
+    UserId, unix_millis,
 };
 use crate::telemetry::Metrics;
 
@@ -20,6 +24,8 @@ pub enum Status {
     DeliveredLocally,
     /// At least one other node listens and was sent it.
     DispatchedToCluster,
+    /// Nobody is connected; it waits in the stream of its address.
+    Stored,
     /// Nobody is connected, and it was not kept.
     NobodyConnected,
 }
@@ -37,6 +43,54 @@ pub struct Accepted {
     pub other_nodes: u32,
     /// The cluster could not be asked in full.
     pub degraded: bool,
+    /// Just behind it in the stream of its address; none = it is not kept.
+    pub position: Option<Position>,
+    /// Where it is kept.
+    pub durability: Option<Durability>,
+    /// It was accepted before, by its idempotency key: these are the first answer's id and position.
+    pub duplicate: bool,
+}
+
+/// A broadcast that was accepted, in full or in part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BroadcastAccepted {
+    /// Its sums; the position is of no one stream.
+    pub whole: Accepted,
+    /// For how many users it was accepted.
+    pub users: u32,
+    /// For whom it was not, or nobody knows.
+    pub failures: Vec<(UserId, Refusal)>,
+}
+
+/// What is to be pushed or published.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// What it carries.
+    pub body: Body,
+    /// Whether it is stored.
+    pub class: Class,
+    /// After how long it is not to be sent any more.
+    pub ttl: Option<Duration>,
+    /// It supersedes an unsent one of its address with the same key; live only.
+    pub collapse_key: Option<Arc<str>>,
+    /// What makes a retry safe.
+    pub once: Option<Once>,
+    /// When the answer must leave.
+    pub deadline: Deadline,
+}
+
+impl Draft {
+    /// A body with no wishes.
+    pub fn new(body: Body, deadline: Deadline) -> Self {
+        Self {
+            body,
+            class: Class::Unset,
+            ttl: None,
+            collapse_key: None,
+            once: None,
+            deadline,
+        }
+    }
 }
 
 /// Why a message, or a control call, was not accepted.
@@ -56,6 +110,8 @@ pub enum Refusal {
     },
     /// The backplane cannot be reached; nothing was accepted.
     Unavailable(String),
+    /// The idempotency key was used for something else within its life.
+    Conflict,
     /// It is not known whether the message was accepted.
     Unknown {
         /// The message's id.
@@ -76,6 +132,11 @@ pub struct Applied {
 
 /// How long an answer waits for this node's own echo before it says `degraded`.
 const ECHO_TIMEOUT: Duration = Duration::from_millis(250);
+/// The first and the longest pause before an append whose answer was lost is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Users of one broadcast whose appends are under way.
+const BROADCAST_UNDER_WAY: usize = 128;
 /// How long the acceptance of a message may take, unless the one who asks has a deadline of its own.
 pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -85,9 +146,10 @@ pub struct Router {
     pub(super) incarnation: u64,
     pub(super) delivery: Arc<Delivery>,
     pub(super) backplane: Arc<dyn Backplane>,
+    streams: Arc<dyn Streams>,
     namespaces: Arc<Namespaces>,
-    /// Whether users have inboxes.
-    inbox: bool,
+    /// What is kept of a user's messages.
+    inbox: Option<Keep>,
     metrics: Metrics,
 }
 
@@ -96,9 +158,9 @@ impl Router {
         node: NodeId,
         incarnation: u64,
         delivery: Arc<Delivery>,
-        backplane: Arc<dyn Backplane>,
+        (backplane, streams): (Arc<dyn Backplane>, Arc<dyn Streams>),
         namespaces: Arc<Namespaces>,
-        inbox: &InboxConfig,
+        inbox: Option<Keep>,
         metrics: Metrics,
     ) -> Self {
         Self {
@@ -106,8 +168,9 @@ impl Router {
             incarnation,
             delivery,
             backplane,
+            streams,
             namespaces,
-            inbox: inbox.max_messages > 0,
+            inbox,
             metrics,
         }
     }
@@ -121,136 +184,119 @@ impl Router {
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub async fn push(
-        &self,
-        user: UserId,
-        body: Body,
-        class: Class,
-        deadline: Deadline,
-    ) -> Result<Accepted, Refusal> {
-        self.check_class(
-            class,
-            self.inbox,
-            "users have no inbox ([inbox] max_messages = 0)",
-        )?;
-        self.accept(Target::One(Address::User(user)), body, class, deadline)
-            .await
+    pub async fn push(&self, user: UserId, draft: Draft) -> Result<Accepted, Refusal> {
+        let keep = kept(&draft, self.inbox, NO_INBOX)?;
+        let target = Target::One(Address::User(user));
+        self.accept(new_id(), target, &draft, keep).await
     }
 
     /// Publishes to a channel.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub async fn publish(
-        &self,
-        channel: ChannelName,
-        body: Body,
-        class: Class,
-        deadline: Deadline,
-    ) -> Result<Accepted, Refusal> {
-        let kept = self.namespaces.of(&channel).keep.is_some();
-        self.check_class(
-            class,
-            kept,
-            "the channel's namespace keeps nothing (max_messages = 0)",
-        )?;
-        self.accept(
-            Target::One(Address::Channel(channel)),
-            body,
-            class,
-            deadline,
-        )
-        .await
+    pub async fn publish(&self, channel: ChannelName, draft: Draft) -> Result<Accepted, Refusal> {
+        let keep = self.namespaces.of(&channel).keep;
+        let why = "the channel's namespace keeps nothing (max_messages = 0)";
+        let keep = kept(&draft, keep, why)?;
+        let target = Target::One(Address::Channel(channel));
+        self.accept(new_id(), target, &draft, keep).await
     }
 
-    /// Pushes one body to many users.
+    /// Pushes one body to many users: live only as one envelope for each node, kept into each inbox.
     ///
     /// # Errors
-    /// See [`Refusal`].
+    /// See [`Refusal`]; of a kept one only if it was accepted for nobody.
     pub async fn broadcast(
         &self,
         users: Arc<[UserId]>,
-        body: Body,
-        class: Class,
-        deadline: Deadline,
-    ) -> Result<Accepted, Refusal> {
-        self.check_class(
-            class,
-            self.inbox,
-            "users have no inbox ([inbox] max_messages = 0)",
-        )?;
-        self.accept(Target::Users(users), body, class, deadline)
-            .await
+        draft: Draft,
+    ) -> Result<BroadcastAccepted, Refusal> {
+        let Some(keep) = kept(&draft, self.inbox, NO_INBOX)? else {
+            let count = u32::try_from(users.len()).unwrap_or(u32::MAX);
+            let target = Target::Users(users);
+            let whole = self.accept(new_id(), target, &draft, None).await?;
+            return Ok(BroadcastAccepted {
+                whole,
+                users: count,
+                failures: Vec::new(),
+            });
+        };
+        self.broadcast_kept(users, &draft, keep).await
     }
 
     /// Pushes one body to every session.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub async fn broadcast_everyone(
-        &self,
-        body: Body,
-        class: Class,
-        deadline: Deadline,
-    ) -> Result<Accepted, Refusal> {
-        self.check_class(class, false, "a broadcast to everyone is VOLATILE only")?;
-        self.accept(Target::One(Address::Everyone), body, class, deadline)
-            .await
+    pub async fn broadcast_everyone(&self, draft: Draft) -> Result<Accepted, Refusal> {
+        let keep = kept(&draft, None, "a broadcast to everyone is VOLATILE only")?;
+        let target = Target::One(Address::Everyone);
+        self.accept(new_id(), target, &draft, keep).await
     }
 
-    fn check_class(&self, class: Class, keeps: bool, why: &str) -> Result<(), Refusal> {
-        if class == Class::Kept && !keeps {
-            return Err(Refusal::Invalid {
-                field: "class",
-                problem: format!("cannot be KEPT: {why}; leave it out or say VOLATILE"),
-            });
+    /// One append for each user, a bounded number of them under way, so that other pushes get their turn.
+    async fn broadcast_kept(
+        &self,
+        users: Arc<[UserId]>,
+        draft: &Draft,
+        keep: Keep,
+    ) -> Result<BroadcastAccepted, Refusal> {
+        let id = new_id();
+        let mut whole = Accepted::nowhere(id);
+        (whole.durability, whole.duplicate) = (None, true);
+        let (mut accepted, mut failures) = (0, Vec::new());
+        let pushes = users.iter().cloned().map(|user| async move {
+            let target = Target::One(Address::User(user.clone()));
+            let pushed = self.accept(id.of_user(&user), target, draft, Some(keep));
+            (user, pushed.await)
+        });
+        let mut pushes = futures_util::stream::iter(pushes).buffer_unordered(BROADCAST_UNDER_WAY);
+        while let Some((user, pushed)) = pushes.next().await {
+            match pushed {
+                Ok(one) => {
+                    accepted += 1;
+                    whole.add(&one);
+                }
+                Err(refusal) => failures.push((user, refusal)),
+            }
         }
-        Ok(())
+        if accepted == 0
+            && let Some((_, refusal)) = failures.pop()
+        {
+            return Err(refusal);
+        }
+        whole.status = match status(whole.other_nodes, whole.local_connections) {
+            Status::NobodyConnected => Status::Stored,
+            status => status,
+        };
+        Ok(BroadcastAccepted {
+            whole,
+            users: accepted,
+            failures,
+        })
     }
 
     /// The one path in: id, backplane, echo.
     async fn accept(
         &self,
+        id: MessageId,
         target: Target,
-        body: Body,
-        class: Class,
-        deadline: Deadline,
+        draft: &Draft,
+        keep: Option<Keep>,
     ) -> Result<Accepted, Refusal> {
         let began = Instant::now();
         let time = unix_millis();
+        let ttl = draft
+            .ttl
+            .map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         let message = Message {
-            id: MessageId::new(time),
-            target,
-            body,
-            time,
+            expires: ttl.map(|ttl| time.saturating_add(ttl)),
+            collapse_key: draft.collapse_key.clone(),
+            ..Message::new(id, target, draft.body.clone(), time)
         };
-        let echo = self.delivery.await_echo(message.id);
-        let to = match &message.target {
-            Target::One(address) => address.clone(),
-            // One envelope per node; each finds its own users in it.
-            Target::Users(_) => Address::Everyone,
-        };
-        let envelope = Envelope::Message(message.clone());
-        let accepted = match self.backplane.publish(to.clone(), envelope, deadline).await {
-            Ok(published) => self.settle(message, published, echo, &to, deadline).await,
-            // Certainly nobody got it, and it was said to matter only to who is here.
-            Err(PublishError::Unavailable(problem)) if class == Class::Volatile => {
-                let local = self.deliver_directly(message, echo, deadline).await;
-                if local.local_connections == 0 {
-                    return Err(Refusal::Unavailable(problem));
-                }
-                local
-            }
-            Err(PublishError::Unavailable(problem)) => return Err(Refusal::Unavailable(problem)),
-            Err(PublishError::Unknown(problem)) => {
-                let id = message.id;
-                return Err(Refusal::Unknown { id, problem });
-            }
-            Err(PublishError::Busy) => {
-                return Err(Refusal::Busy {
-                    retry_after: Duration::from_secs(1),
-                });
-            }
+        let accepted = match keep.is_some() || draft.once.is_some() {
+            true => self.accept_once(message, draft, keep).await?,
+            false => self.accept_volatile(message, draft).await?,
         };
         self.metrics.messages_accepted.inc();
         self.metrics
@@ -259,7 +305,132 @@ impl Router {
         Ok(accepted)
     }
 
-    /// The answer to a message that went out: waits for its echo, if one must come.
+    /// A message that nothing makes one but itself: it is tried once.
+    async fn accept_volatile(&self, message: Message, draft: &Draft) -> Result<Accepted, Refusal> {
+        let deadline = draft.deadline;
+        let echo = self.delivery.await_echo(message.id);
+        let to = message.target.address();
+        let envelope = Envelope::Message(message.clone());
+        match self.backplane.publish(to.clone(), envelope, deadline).await {
+            Ok(published) => Ok(self.settle(message, published, echo, &to, deadline).await),
+            // Certainly nobody got it, and it was said to matter only to who is here.
+            Err(PublishError::Unavailable(problem)) if draft.class == Class::Volatile => {
+                let local = self.deliver_directly(message, echo, deadline).await;
+                match local.local_connections {
+                    0 => Err(Refusal::Unavailable(problem)),
+                    _ => Ok(local),
+                }
+            }
+            Err(PublishError::Unavailable(problem)) => Err(Refusal::Unavailable(problem)),
+            Err(PublishError::Unknown(problem)) => Err(Refusal::Unknown {
+                id: message.id,
+                problem,
+            }),
+            Err(PublishError::Busy) => Err(busy()),
+        }
+    }
+
+    /// A message that is accepted once however often it is tried: until it is known what became of it, or the deadline
+    /// comes.
+    async fn accept_once(
+        &self,
+        message: Message,
+        draft: &Draft,
+        keep: Option<Keep>,
+    ) -> Result<Accepted, Refusal> {
+        let (id, deadline) = (message.id, draft.deadline);
+        let mut echo = self.delivery.await_echo(id);
+        let mut pause = RETRY_PAUSE;
+        let mut again = false;
+        let appended = loop {
+            let append = Append {
+                message: message.clone(),
+                keep,
+                once: draft.once,
+                again,
+            };
+            let problem = match self.streams.append(append, deadline).await {
+                Ok(appended) => break appended,
+                Err(AppendError::Conflict) => return Err(Refusal::Conflict),
+                Err(AppendError::Unavailable(problem)) if !again => {
+                    return Err(Refusal::Unavailable(problem));
+                }
+                Err(AppendError::Busy) if !again => return Err(busy()),
+                Err(AppendError::Unavailable(problem) | AppendError::Unknown(problem)) => problem,
+                Err(AppendError::Busy) => "the node is too busy to ask again".into(),
+            };
+            again = true;
+            self.metrics.streams.append_retries.inc();
+            let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
+            if Deadline::now() + jittered >= deadline {
+                return Err(Refusal::Unknown { id, problem });
+            }
+            tokio::time::sleep(jittered).await;
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        };
+        let Appended {
+            published,
+            position,
+            duplicate,
+            durability,
+            ..
+        } = appended;
+        let kept = Accepted {
+            position,
+            durability: position.map(|_| durability),
+            duplicate,
+            ..Accepted::nowhere(appended.id)
+        };
+        if duplicate {
+            // Who was there for the first one is not asked again.
+            let others = published.listeners;
+            let status = match status(others, 0) {
+                Status::NobodyConnected if position.is_some() => Status::Stored,
+                status => status,
+            };
+            return Ok(Accepted { status, ..kept });
+        }
+        let (echoed, others) = self.await_own(&published, &mut echo, deadline).await;
+        let local = echoed.unwrap_or(0);
+        Ok(Accepted {
+            status: match status(others, local) {
+                Status::NobodyConnected if position.is_some() => Status::Stored,
+                status => status,
+            },
+            local_connections: local,
+            other_nodes: others,
+            degraded: echoed.is_none(),
+            ..kept
+        })
+    }
+
+    /// Waits for this node's own echo, if it must come: how many outboxes took it, none if it did not come, and how many
+    /// other nodes listen.
+    async fn await_own(
+        &self,
+        published: &Published,
+        echo: &mut EchoGuard<'_>,
+        deadline: Deadline,
+    ) -> (Option<u32>, u32) {
+        let Published {
+            listeners, here, ..
+        } = *published;
+        let patience = deadline.min(Deadline::now() + ECHO_TIMEOUT);
+        let wait = tokio::time::timeout_at(patience, echo.count());
+        let but_us = listeners.saturating_sub(1);
+        match here {
+            Here::Silent => (Some(0), listeners),
+            Here::Away => (None, listeners),
+            Here::Listens => (wait.await.ok().flatten(), but_us),
+            Here::Changing => match wait.await.ok().flatten() {
+                Some(count) => (Some(count), but_us),
+                // Redis had not counted this node: whoever listened is elsewhere.
+                None => (Some(0), listeners),
+            },
+        }
+    }
+
+    /// The answer to a message that is live only and went out: waits for its echo, if one must come.
     async fn settle(
         &self,
         message: Message,
@@ -269,43 +440,19 @@ impl Router {
         deadline: Deadline,
     ) -> Accepted {
         let id = message.id;
-        let patience = deadline.min(Deadline::now() + ECHO_TIMEOUT);
-        let Published {
-            listeners,
-            here,
-            heard,
-        } = published;
-        let echoed = match here {
-            Here::Silent => Some(0),
-            Here::Away => {
-                let local = self.deliver_directly(message, echo, deadline).await;
-                return Accepted {
-                    other_nodes: listeners,
-                    status: status(listeners, local.local_connections),
-                    ..local
-                };
-            }
-            Here::Listens | Here::Changing => tokio::time::timeout_at(patience, echo.count())
-                .await
-                .ok()
-                .flatten(),
-        };
+        let (echoed, others) = self.await_own(&published, &mut echo, deadline).await;
+        let Published { here, heard, .. } = published;
         // Not one word came on the link on which the echo was due: it hangs, and nobody here would get this.
-        if here == Here::Listens && echoed.is_none() && self.backplane.is_deaf(to, heard) {
+        let deaf = here == Here::Listens && echoed.is_none() && self.backplane.is_deaf(to, heard);
+        if here == Here::Away || deaf {
             let local = self.deliver_directly(message, echo, deadline).await;
-            let others = listeners.saturating_sub(1);
             return Accepted {
                 other_nodes: others,
                 status: status(others, local.local_connections),
                 ..local
             };
         }
-        let (others, degraded) = match (here, echoed) {
-            (Here::Listens, echoed) => (listeners.saturating_sub(1), echoed.is_none()),
-            (Here::Changing, Some(_)) => (listeners.saturating_sub(1), false),
-            // Redis had not counted this node: whoever listened is elsewhere.
-            _ => (listeners, false),
-        };
+        let degraded = echoed.is_none();
         let local = echoed.unwrap_or(0);
         Accepted {
             // Without the echo it is not known that nobody is here.
@@ -313,10 +460,10 @@ impl Router {
                 true => Status::DeliveredLocally,
                 false => status(others, local),
             },
-            id,
             local_connections: local,
             other_nodes: others,
             degraded,
+            ..Accepted::nowhere(id)
         }
     }
 
@@ -338,10 +485,9 @@ impl Router {
         let local = local.ok().flatten().unwrap_or(0);
         Accepted {
             status: status(0, local),
-            id,
             local_connections: local,
-            other_nodes: 0,
             degraded: true,
+            ..Accepted::nowhere(id)
         }
     }
 
@@ -409,6 +555,64 @@ impl Router {
         for shard in self.delivery.shards() {
             let _ = shard.send(command()).await;
         }
+    }
+}
+
+impl Accepted {
+    /// A message that nobody was there for, and that is not kept.
+    fn nowhere(id: MessageId) -> Self {
+        Self {
+            status: Status::NobodyConnected,
+            id,
+            local_connections: 0,
+            other_nodes: 0,
+            degraded: false,
+            position: None,
+            durability: None,
+            duplicate: false,
+        }
+    }
+
+    /// Adds one user's push to a broadcast's sums.
+    fn add(&mut self, one: &Self) {
+        self.local_connections += one.local_connections;
+        self.other_nodes = self.other_nodes.max(one.other_nodes);
+        self.degraded |= one.degraded;
+        self.duplicate &= one.duplicate;
+        self.durability = self.durability.or(one.durability);
+    }
+}
+
+/// Why a message to users cannot be kept.
+const NO_INBOX: &str = "users have no inbox ([inbox] max_messages = 0)";
+
+/// What is kept of a message's address, if the message is.
+fn kept(draft: &Draft, keep: Option<Keep>, why: &str) -> Result<Option<Keep>, Refusal> {
+    let invalid = |field, problem| Err(Refusal::Invalid { field, problem });
+    let keep = match draft.class {
+        Class::Volatile => None,
+        Class::Unset => keep,
+        Class::Kept if keep.is_none() => {
+            let problem = format!("cannot be KEPT: {why}; leave it out or say VOLATILE");
+            return invalid("class", problem);
+        }
+        Class::Kept => keep,
+    };
+    if keep.is_some() && draft.collapse_key.is_some() {
+        let problem =
+            "is for VOLATILE messages: a KEPT one is never superseded; say class VOLATILE";
+        return invalid("collapse_key", problem.into());
+    }
+    Ok(keep)
+}
+
+fn new_id() -> MessageId {
+    MessageId::new(unix_millis())
+}
+
+fn busy() -> Refusal {
+    Refusal::Busy {
+        retry_after: Duration::from_secs(1),
     }
 }
 

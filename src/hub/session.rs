@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::admission::{Bucket, PlaceGuard};
@@ -10,10 +11,10 @@ use super::delivery::UserPlaceGuard;
 use super::encoded::Format;
 use super::outbox::Outbox;
 use super::wheel::Tick;
-use crate::model::{Address, ChannelName, ConnectionId, DeviceName};
+use crate::model::{Address, ChannelName, ConnectionId, DeviceName, Position, UserId};
 
 /// Where a session is in its shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct SessionKey {
     pub(super) slot: u32,
     pub(super) generation: u32,
@@ -34,6 +35,7 @@ pub(super) enum Phase {
 /// An admitted connection, as the hub sees it.
 pub(super) struct Session {
     pub(super) id: ConnectionId,
+    pub(super) user: UserId,
     pub(super) device: Option<DeviceName>,
     /// Those of the ticket, for services that ask.
     pub(super) claims: Option<Arc<str>>,
@@ -46,6 +48,14 @@ pub(super) struct Session {
     #[cfg(feature = "echo")]
     pub(super) echo: bool,
     pub(super) outbox: Outbox,
+    /// Where it is in its inbox once its outbox is written; none without an inbox.
+    pub(super) reached: Option<Position>,
+    /// Who moves its cursor.
+    pub(super) acks: Acks,
+    /// The offset to which the node has moved it.
+    pub(super) told: u64,
+    /// Told when the outbox has room again: somebody waits who reads the past for this session.
+    pub(super) room: Option<Rc<Notify>>,
     /// Among the shard's dirty sessions, or in its window.
     pub(super) queued: bool,
     /// The socket took less than was there; someone waits until it takes more.
@@ -76,10 +86,25 @@ pub(super) struct Session {
     pub(super) _places: (PlaceGuard, Option<UserPlaceGuard>),
 }
 
-/// One address that a session follows, and where the session stands in the address's list of followers.
+/// One address that a session follows, and where the session stands in the address's list of members.
 pub(super) struct Subscription {
     pub(super) address: Address,
     pub(super) place: u32,
+}
+
+impl Subscription {
+    /// The place of a session that is behind in the address's stream: none.
+    pub(super) const BEHIND: u32 = u32::MAX;
+}
+
+/// Who moves a session's cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Acks {
+    /// The client, by its acks.
+    #[default]
+    Client,
+    /// The node, once a message was written.
+    Auto,
 }
 
 impl Session {

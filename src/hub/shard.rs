@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_local;
 
 use super::admission::{Bucket, PlaceGuard};
 use super::delivery::UserPlaceGuard;
-use super::session::{Phase, Session, SessionKey};
+use super::session::{Acks, Phase, Session, SessionKey};
 use super::state::State;
 use super::wheel::ticks;
 use super::{Format, Hub, SubscribeRule, UserLimit, reader};
-use crate::model::{Address, ChannelName, ConnectionId, Grant};
+use crate::backplane::{From, Opened};
+use crate::model::{Address, ChannelName, ConnectionId, Grant, Since};
 use crate::wire::frames::{ErrorCode, ServerFrame};
 
 /// One core's share of a node. Lives on its thread; everything in it is touched by that thread alone.
@@ -25,6 +26,8 @@ pub struct Shard {
     pub(super) index: usize,
     /// Something was put into an outbox outside of the shard's loop.
     pub(super) work: Notify,
+    /// Who may read streams at the same time.
+    pub(super) reading: Semaphore,
     /// The listening socket is to be closed.
     pub(super) stop_accepting: Notify,
 }
@@ -32,8 +35,12 @@ pub struct Shard {
 /// How a client wants its connection.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
-    /// Channels of the query; the ticket's come on top.
-    pub channels: Vec<ChannelName>,
+    /// Where it begins in its inbox; none = at its cursor.
+    pub since: Option<Since>,
+    /// Channels of the query and where it begins in each; the ticket's come on top.
+    pub channels: Vec<(ChannelName, Since)>,
+    /// Who moves its cursor; unless set, the node for a connection without a device.
+    pub acks: Option<Acks>,
     /// How messages look.
     pub format: Format,
     /// Pings are frames of the wire.
@@ -58,10 +65,13 @@ pub struct Prepared {
     asked: Asked,
     place: PlaceGuard,
     user_place: Option<UserPlaceGuard>,
-    inbox: Hold,
-    channels: Vec<Hold>,
+    inbox: Followed,
+    channels: Vec<Followed>,
     refused: Vec<(ChannelName, ErrorCode, &'static str)>,
 }
+
+/// An address that is followed for a session, and where it begins in its stream.
+type Followed = (Hold, Option<Opened>);
 
 /// Keeps this shard following an address while nobody is attached to it yet.
 pub(super) struct Hold {
@@ -127,16 +137,27 @@ impl Shard {
             user_place = Some(guard);
         }
         let unavailable = NotAdmitted::Unavailable;
+        let from = match asked.since.or(grant.since) {
+            Some(since) => From::Since(since),
+            None => From::Cursor(grant.device.clone()),
+        };
         let inbox = self
-            .hold(Address::User(grant.user.clone()))
+            .follow(Address::User(grant.user.clone()), from)
             .await
             .map_err(unavailable)?;
-        let mut channels: Vec<Hold> = Vec::new();
+        let mut channels: Vec<Followed> = Vec::new();
         let mut refused = Vec::new();
-        let wanted = grant.channels.iter().chain(&asked.channels);
+        let named = |channel: &ChannelName| {
+            let mut named = asked.channels.iter();
+            named
+                .find(|(name, _)| name == channel)
+                .map(|(_, since)| *since)
+        };
+        let wanted = grant.channels.iter();
+        let wanted = wanted.chain(asked.channels.iter().map(|(channel, _)| channel));
         for channel in wanted {
             let address = Address::Channel(channel.clone());
-            if channels.iter().any(|hold| hold.address == address) {
+            if channels.iter().any(|(hold, _)| hold.address == address) {
                 continue;
             }
             if let Err((code, why)) = self.may_subscribe(channel, grant.channels.contains(channel))
@@ -145,7 +166,8 @@ impl Shard {
             } else if channels.len() >= limits.subscriptions {
                 refused.push((channel.clone(), ErrorCode::Limit, "too many subscriptions"));
             } else {
-                channels.push(self.hold(address).await.map_err(unavailable)?);
+                let from = From::Since(named(channel).unwrap_or(Since::Now));
+                channels.push(self.follow(address, from).await.map_err(unavailable)?);
             }
         }
         Ok(Prepared {
@@ -204,21 +226,36 @@ impl Shard {
         );
         let id = session.id;
         state.insert(key, session);
-        state.attach(key, inbox.address.clone());
+        let start = |followed: &Followed| followed.1.map(|opened| opened.start);
+        if let Some(session) = state.get(key) {
+            session.reached = start(&inbox);
+        }
+        self.join(&mut state, key, inbox.0.address.clone(), start(&inbox));
         let heartbeat = self.hub.heartbeat.interval.as_secs();
         let device = grant.device.as_ref();
         if !asked.is_echo() {
-            let welcome = ServerFrame::welcome(id, &grant.user, device, &self.hub.node, heartbeat);
+            let welcome = ServerFrame::Welcome {
+                connection: id.to_string(),
+                user: &grant.user,
+                device,
+                node: &self.hub.node.0,
+                heartbeat_seconds: heartbeat,
+                position: start(&inbox),
+                recovered: inbox.1.and_then(|opened| opened.recovered),
+            };
             state.reply(key, &welcome);
         }
-        for hold in &channels {
+        for followed in &channels {
+            let (hold, opened) = followed;
             if let Address::Channel(channel) = &hold.address {
-                state.attach(key, hold.address.clone());
+                self.join(&mut state, key, hold.address.clone(), start(followed));
                 state.reply(
                     key,
                     &ServerFrame::Subscribed {
                         reference: None,
                         channel,
+                        position: start(followed),
+                        recovered: opened.and_then(|opened| opened.recovered),
                     },
                 );
             }
@@ -267,6 +304,7 @@ impl Shard {
                 slot: key.slot,
                 generation: key.generation,
             },
+            user: grant.user.clone(),
             device: grant.device.clone(),
             claims: grant.claims.clone(),
             connected_at: SystemTime::now(),
@@ -277,6 +315,14 @@ impl Shard {
             #[cfg(feature = "echo")]
             echo: asked.echo,
             outbox: Default::default(),
+            reached: None,
+            acks: match (asked.acks, &grant.device) {
+                (Some(acks), _) => acks,
+                (None, None) => Acks::Auto,
+                (None, Some(_)) => Acks::Client,
+            },
+            told: u64::MAX,
+            room: None,
             queued: false,
             blocked: None,
             reader: None,

@@ -7,14 +7,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use socket2::SockRef;
+use tokio::sync::Notify;
 
 use super::close::CloseReason;
 use super::command::Delivered;
+use super::cursors::Cursors;
+use super::encoded::Encoded;
 use super::outbox::{OutboxPool, Unsettled, no_slices};
-use super::session::{Phase, Session, SessionKey, Subscription};
+use super::resume::Missing;
+use super::session::{Acks, Phase, Session, SessionKey, Subscription};
+use super::stream::{Stream, TaskGuard};
 use super::wheel::{Tick, Wheel, ticks};
 use super::{Hub, encoded::Format};
-use crate::model::{Address, Target};
+use crate::model::{Address, Target, unix_millis};
 use crate::wire::codec::{self, CloseCode, Opcode};
 use crate::wire::frames::ServerFrame;
 
@@ -31,6 +36,23 @@ pub(super) struct Followers {
     pub(super) members: Vec<SessionKey>,
     /// Handshakes and subscribes that wait for the backplane.
     pub(super) holds: u32,
+    /// Where the members are in the address's stream, if it is kept, and who is behind; none until it was looked up.
+    pub(super) stream: Option<Box<Stream>>,
+    /// A kept message came before that.
+    pub(super) early: bool,
+}
+
+impl Followers {
+    /// Every session that follows the address.
+    pub(super) fn sessions(&self) -> Vec<SessionKey> {
+        let behind = self.stream.iter().flat_map(|stream| stream.behind());
+        self.members.iter().copied().chain(behind).collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        let level = self.stream.as_ref().is_none_or(|stream| stream.is_level());
+        self.members.is_empty() && self.holds == 0 && level
+    }
 }
 
 struct Slot {
@@ -48,6 +70,7 @@ pub(super) struct State {
     pub(super) followers: HashMap<Address, Followers>,
     pub(super) wheel: Wheel<SessionKey>,
     pub(super) dirty: Vec<SessionKey>,
+    pub(super) cursors: Cursors,
     pool: OutboxPool,
     pub(super) pong_timeout: Tick,
     message_timeout: Tick,
@@ -71,6 +94,7 @@ impl State {
             followers: HashMap::new(),
             wheel: Wheel::new(began),
             dirty: Vec::new(),
+            cursors: Cursors::default(),
             pool: OutboxPool::default(),
             stalled: Vec::new(),
             unsettled: Unsettled::default(),
@@ -131,6 +155,35 @@ impl State {
         }
     }
 
+    /// Makes a session follow an address in whose stream it is behind; this task reads for it.
+    pub(super) fn attach_behind(&mut self, key: SessionKey, address: Address, task: TaskGuard) {
+        if let Some(stream) = self.stream(&address) {
+            stream.falls_behind(key, task);
+        }
+        if let Some(session) = self.get(key) {
+            let place = Subscription::BEHIND;
+            session.subscriptions.push(Subscription { address, place });
+        }
+    }
+
+    /// Makes a session that was behind a member, which then gets what waited for it.
+    pub(super) fn join_members(&mut self, key: SessionKey, address: &Address) {
+        let Some(followers) = self.followers.get_mut(address) else {
+            return;
+        };
+        let waiting = followers.stream.as_mut().and_then(|s| s.catches_up(key));
+        let place = followers.members.len() as u32;
+        followers.members.push(key);
+        let Some(session) = self.get(key) else { return };
+        let mut theirs = session.subscriptions.iter_mut();
+        if let Some(theirs) = theirs.find(|s| s.address == *address) {
+            theirs.place = place;
+        }
+        for encoded in waiting.into_iter().flatten() {
+            self.offer(key, &encoded);
+        }
+    }
+
     /// Ends that. False if it did not follow it.
     pub(super) fn detach(&mut self, key: SessionKey, address: &Address) -> bool {
         let Some(session) = self.get(key) else {
@@ -143,22 +196,27 @@ impl State {
         else {
             return false;
         };
-        let place = session.subscriptions.swap_remove(at).place as usize;
+        let place = session.subscriptions.swap_remove(at).place;
         if session.subscriptions.is_empty() {
             session.subscriptions = Vec::new();
         }
         let Some(followers) = self.followers.get_mut(address) else {
             return false;
         };
-        followers.members.swap_remove(place);
-        let moved = followers.members.get(place).copied();
+        if place == Subscription::BEHIND {
+            followers.stream.as_mut().and_then(|s| s.catches_up(key));
+            self.leave_if_unfollowed(address);
+            return true;
+        }
+        followers.members.swap_remove(place as usize);
+        let moved = followers.members.get(place as usize).copied();
         if let Some(moved) = moved.and_then(|key| self.get(key))
             && let Some(theirs) = moved
                 .subscriptions
                 .iter_mut()
                 .find(|s| s.address == *address)
         {
-            theirs.place = place as u32;
+            theirs.place = place;
         }
         self.leave_if_unfollowed(address);
         true
@@ -166,38 +224,61 @@ impl State {
 
     /// Tells the router once nobody here follows an address.
     pub(super) fn leave_if_unfollowed(&mut self, address: &Address) {
-        let unfollowed = self
-            .followers
-            .get(address)
-            .is_some_and(|f| f.members.is_empty() && f.holds == 0);
+        let unfollowed = self.followers.get(address).is_some_and(Followers::is_empty);
         if unfollowed {
             self.followers.remove(address);
             self.hub.unfollow(address, self.index);
         }
     }
 
-    /// Puts a message into the outboxes of its sessions; answers how many took it.
-    pub(super) fn deliver(&mut self, delivered: &Delivered) -> u32 {
-        let mut took = 0;
+    /// Puts a message into the outboxes of its sessions, unless something is missing before it.
+    pub(super) fn deliver(&mut self, delivered: Delivered) -> Missing {
         match &delivered.target {
             Target::One(Address::Everyone) => {
+                let mut took = 0;
                 for key in self.keys() {
-                    took += u32::from(self.offer(key, delivered));
+                    took += u32::from(self.offer(key, &delivered.encoded));
                 }
+                self.took(&delivered, took);
             }
-            Target::One(address) => took = self.deliver_to(address, delivered),
+            Target::One(address) => {
+                let address = address.clone();
+                return self.deliver_in_order(&address, delivered);
+            }
             Target::Users(users) => {
+                let mut took = 0;
                 for user in users.iter() {
-                    took += self.deliver_to(&Address::User(user.clone()), delivered);
+                    took += self.deliver_volatile(&Address::User(user.clone()), &delivered.encoded);
                 }
+                self.took(&delivered, took);
             }
         }
-        self.hub.metrics.messages_delivered.inc_by(took.into());
-        self.settle();
-        took
+        Missing::Nothing
     }
 
-    fn deliver_to(&mut self, address: &Address, delivered: &Delivered) -> u32 {
+    /// So many outboxes took a message.
+    pub(super) fn took(&mut self, delivered: &Delivered, outboxes: u32) {
+        if let Some(tally) = &delivered.tally {
+            tally.add(outboxes);
+        }
+        self.hub.metrics.messages_delivered.inc_by(outboxes.into());
+        self.settle();
+    }
+
+    /// To the members of an address, and to who is behind once it has caught up.
+    pub(super) fn deliver_volatile(&mut self, address: &Address, encoded: &Arc<Encoded>) -> u32 {
+        if let Some(stream) = self.stream(address) {
+            let dropped = stream.keep_waiting(encoded);
+            self.hub.metrics.streams.waiting_dropped.inc_by(dropped);
+        }
+        self.deliver_to(address, encoded)
+    }
+
+    /// To the members of an address; answers how many outboxes took it.
+    pub(super) fn deliver_to(&mut self, address: &Address, encoded: &Arc<Encoded>) -> u32 {
+        if encoded.message().is_expired(unix_millis()) {
+            return 0;
+        }
         // Taken out for the loop, so that sessions can be changed meanwhile; a session that closes in it only leaves
         // its phase, it is detached later.
         let Some(followers) = self.followers.get_mut(address) else {
@@ -207,7 +288,7 @@ impl State {
         let mut slow = Vec::new();
         let mut took = 0;
         for key in &members {
-            match self.push(*key, delivered) {
+            match self.push(*key, encoded) {
                 Pushed::Taken => took += 1,
                 Pushed::Full => slow.push(*key),
                 Pushed::Closed => {}
@@ -217,16 +298,16 @@ impl State {
             followers.members = members;
         }
         for key in slow {
-            took += u32::from(self.offer(key, delivered));
+            took += u32::from(self.offer(key, encoded));
         }
         took
     }
 
     /// Puts a message into one outbox, after a try to make room; a session without room is a slow consumer.
-    fn offer(&mut self, key: SessionKey, delivered: &Delivered) -> bool {
-        if self.push(key, delivered) == Pushed::Full {
+    fn offer(&mut self, key: SessionKey, encoded: &Arc<Encoded>) -> bool {
+        if self.push(key, encoded) == Pushed::Full {
             self.flush(key);
-            if self.push(key, delivered) == Pushed::Full {
+            if self.push(key, encoded) == Pushed::Full {
                 self.close_slow(key);
                 return false;
             }
@@ -234,14 +315,32 @@ impl State {
         self.get(key).is_some_and(|s| s.is_open())
     }
 
-    fn push(&mut self, key: SessionKey, delivered: &Delivered) -> Pushed {
+    /// Puts a message of the past into an outbox, if that leaves half of it to what comes now. True if there is nothing
+    /// more to do.
+    pub(super) fn replay(&mut self, key: SessionKey, encoded: &Arc<Encoded>) -> bool {
+        let most = self.hub.limits.outbox_bytes / 2;
+        let waits = self.get(key).map_or(0, |session| session.outbox.bytes());
+        if waits > 0 && waits + encoded.frame(Format::Json).len() > most {
+            self.flush(key);
+            return false;
+        }
+        self.push(key, encoded) != Pushed::Full
+    }
+
+    /// Told when a session's outbox has room again.
+    pub(super) fn room_of(&mut self, key: SessionKey) -> Rc<Notify> {
+        let session = self.get(key);
+        session.map_or_else(Rc::default, |s| s.room.get_or_insert_default().clone())
+    }
+
+    fn push(&mut self, key: SessionKey, encoded: &Arc<Encoded>) -> Pushed {
         let Some(session) = live(&mut self.slots, key) else {
             return Pushed::Closed;
         };
         if !session.is_open() {
             return Pushed::Closed;
         }
-        let frame = delivered.encoded.frame(session.format);
+        let frame = encoded.frame(session.format);
         let node_full = !session.outbox.is_empty()
             && self.unsettled.node_outbox_bytes(&self.hub) + frame.len()
                 > self.hub.outbox_bytes_max;
@@ -251,6 +350,9 @@ impl State {
         }
         self.unsettled.outbox_bytes += frame.len() as i64;
         session.outbox.push(frame.clone(), &mut self.pool);
+        if let Some(position) = encoded.inbox_position() {
+            session.reached = Some(position);
+        }
         if !session.queued {
             session.queued = true;
             self.dirty.push(key);
@@ -349,6 +451,11 @@ impl State {
     }
 
     fn detach_all(&mut self, key: SessionKey) {
+        if let Some(session) = live(&mut self.slots, key)
+            && session.acks == Acks::Auto
+        {
+            self.cursors.hurry(&session.user);
+        }
         while let Some(address) = self
             .get(key)
             .and_then(|s| s.subscriptions.last())
@@ -418,6 +525,20 @@ impl State {
         };
         session.last_write = millis;
         session.sent = tick;
+        if session.outbox.bytes() <= self.hub.limits.outbox_bytes / 4
+            && let Some(room) = session.room.take()
+        {
+            room.notify_one();
+        }
+        if session.acks == Acks::Auto
+            && session.outbox.is_empty()
+            && let Some(reached) = session.reached
+            && session.told != reached.offset
+            && !failed
+        {
+            session.told = reached.offset;
+            self.cursors.written(session.user.clone(), reached);
+        }
         if failed {
             self.remove(key, false);
         } else if session.outbox.is_empty() && matches!(session.phase, Phase::Lingering { .. }) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::command::Command;
@@ -15,6 +15,10 @@ use crate::telemetry::Reason;
 
 /// Bytes read from a socket at once, into the one buffer of the shard.
 const READ_BYTES: usize = 64 << 10;
+/// Reads of streams that a shard has under way, so that many who resume do not crowd out who publishes.
+const READS_AT_ONCE: usize = 32;
+/// How long the last cursors may take.
+const LAST_CURSORS: Duration = Duration::from_secs(1);
 
 /// A shard's place before its thread runs: its queue is there already.
 pub struct ShardSeat {
@@ -84,13 +88,18 @@ impl ShardSeat {
             hub: self.hub,
             index: self.index,
             work: Notify::new(),
+            reading: Semaphore::new(READS_AT_ONCE),
             stop_accepting: Notify::new(),
         });
         let tasks = LocalSet::new();
         tasks.block_on(&runtime, async {
             let accepting = spawn_local(accept(shard.clone(), listener, on_connection));
+            let cursors = spawn_local(shard.clone().keep_cursors());
             shard.clone().run(self.commands).await;
             accepting.abort();
+            cursors.abort();
+            // What clients acknowledged until now; a backplane that is away lets it come again.
+            let _ = tokio::time::timeout(LAST_CURSORS, shard.write_cursors()).await;
         });
     }
 }

@@ -7,11 +7,13 @@ use tokio::task::spawn_local;
 
 use super::close::CloseReason;
 use super::command::Command;
+use super::resume::Missing;
 use super::session::{Session, SessionKey};
 use super::shard::Shard;
-use super::state::State;
+use super::state::{Followers, State};
 use super::wheel::{TICK, ticks};
-use crate::model::{Address, Ask, ChannelName, ConnectionInfo, Said, Sessions};
+use crate::backplane::From;
+use crate::model::{Address, Ask, ChannelName, ConnectionInfo, Said, Sessions, Since};
 use crate::wire::frames::{ErrorCode, ServerFrame};
 
 /// Commands taken from the queue before anything is written.
@@ -136,10 +138,14 @@ impl Shard {
     fn obey(self: &Rc<Self>, command: Command) {
         match command {
             Command::Deliver(delivered) => {
-                let took = self.state.borrow_mut().deliver(&delivered);
-                if let Some(tally) = delivered.tally {
-                    tally.add(took);
+                let missing = self.state.borrow_mut().deliver(delivered);
+                if let Missing::Before(delivered) = missing {
+                    self.mend_before(delivered);
                 }
+            }
+            Command::Missed(addresses) => {
+                // Owned by the shard's thread; it ends once the backplane answers, or with the thread.
+                spawn_local(self.clone().compare(addresses));
             }
             Command::Ask { ask, answer } => self.answer(ask, answer),
             Command::Replace { connection } => {
@@ -200,8 +206,8 @@ impl Shard {
     fn find(&self, state: &mut State, sessions: &Sessions) -> Vec<SessionKey> {
         match sessions {
             Sessions::OfUser(user) => {
-                let members = state.followers.get(&Address::User(user.clone()));
-                members.map_or_else(Vec::new, |f| f.members.clone())
+                let followers = state.followers.get(&Address::User(user.clone()));
+                followers.map_or_else(Vec::new, Followers::sessions)
             }
             Sessions::Connection(id) => {
                 let ours =
@@ -221,7 +227,7 @@ impl Shard {
         let keys = state
             .followers
             .get(user)
-            .map_or_else(Vec::new, |f| f.members.clone());
+            .map_or_else(Vec::new, Followers::sessions);
         let info = |s: &mut Session| ConnectionInfo {
             node: self.hub.node.clone(),
             connection: s.id,
@@ -244,9 +250,11 @@ impl Shard {
     ) {
         let address = Address::Channel(channel.clone());
         // Without a confirmation nothing is applied, and the dropped answer says so.
-        let Ok(hold) = self.hold(address.clone()).await else {
+        let now = From::Since(Since::Now);
+        let Ok((hold, opened)) = self.follow(address.clone(), now).await else {
             return;
         };
+        let start = opened.map(|opened| opened.start);
         let mut applied = 0;
         {
             let mut state = self.state.borrow_mut();
@@ -262,12 +270,14 @@ impl Shard {
                     if session.channels().count() >= limit {
                         continue;
                     }
-                    state.attach(key, address.clone());
+                    self.join(&mut state, key, address.clone(), start);
                     state.reply(
                         key,
                         &ServerFrame::Subscribed {
                             reference: None,
                             channel: &channel,
+                            position: start,
+                            recovered: None,
                         },
                     );
                 }

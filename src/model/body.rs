@@ -74,6 +74,17 @@ pub enum Target {
     Users(Arc<[UserId]>),
 }
 
+impl Target {
+    /// Where the backplane takes it.
+    pub fn address(&self) -> Address {
+        match self {
+            Self::One(address) => address.clone(),
+            // One envelope for each node; each finds its own users in it.
+            Self::Users(_) => Address::Everyone,
+        }
+    }
+}
+
 /// One thing to deliver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {

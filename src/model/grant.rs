@@ -2,7 +2,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ChannelName, DeviceName, UserId};
+use super::{ChannelName, DeviceName, Since, UserId};
 
 /// What a redeemed ticket (or a JWT) allows: who the session is and what it starts with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Grant {
     pub ips: Arc<[IpPrefix]>,
     /// How long the session may live, in seconds; none = no end of its own.
     pub session_seconds: Option<u64>,
+    /// Where it begins in its inbox, unless the handshake says otherwise.
+    pub since: Option<Since>,
 }
 
 /// Why something is not part of a grant: the field and the rule.
@@ -56,6 +58,7 @@ impl Grant {
             origins: Arc::new([]),
             ips: Arc::new([]),
             session_seconds: None,
+            since: None,
         }
     }
 

@@ -27,6 +27,21 @@ impl MessageId {
         &self.0
     }
 
+    /// Parses the text form; `None` if it is not one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 16];
+        let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+        (length == bytes.len()).then_some(Self(bytes))
+    }
+
+    /// The id of this broadcast's message to one user: the same at each retry.
+    pub fn of_user(&self, user: &super::UserId) -> Self {
+        let hash = super::sha256(&[&self.0[..], user.as_str().as_bytes()].concat());
+        let mut bytes = self.0;
+        bytes[6..].copy_from_slice(&hash[..10]);
+        Self(bytes)
+    }
+
     /// By what a position recognises its message.
     pub fn tag(&self) -> super::Tag {
         let [.., a, b, c, d] = self.0;

@@ -50,7 +50,11 @@ impl Position {
         if offset.first() == Some(&0) {
             return Err(PositionError);
         }
-        let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let number = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+        };
         Ok(Self {
             epoch: number(&bytes[..8]),
             offset: number(offset),

@@ -91,6 +91,51 @@ impl BackplaneMetrics {
     }
 }
 
+/// What is kept, in numbers.
+#[derive(Clone, Default)]
+pub struct StreamMetrics {
+    /// Appends that were tried again because their answer was lost.
+    pub append_retries: Counter,
+    /// Times that something was missing before a message, or may have been.
+    pub mended: Counter,
+    /// Messages that were found missing and delivered.
+    pub messages_mended: Counter,
+    /// Sessions that were told of a gap.
+    pub gaps: Counter,
+    /// Messages that were live only and found no room beside a session that was behind.
+    pub waiting_dropped: Counter,
+}
+
+impl StreamMetrics {
+    fn register(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            (
+                "append_retries",
+                "Appends tried again because their answer was lost",
+                &self.append_retries,
+            ),
+            (
+                "streams_mended",
+                "Times that something may have been missing in a stream",
+                &self.mended,
+            ),
+            (
+                "messages_mended",
+                "Messages that were found missing and delivered",
+                &self.messages_mended,
+            ),
+            ("gaps", "Sessions that were told of a gap", &self.gaps),
+            (
+                "waiting_dropped",
+                "VOLATILE messages that found no room beside a session that was behind",
+                &self.waiting_dropped,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+    }
+}
+
 /// Topics as a way in, in numbers.
 #[derive(Clone)]
 pub struct SourceMetrics {
@@ -162,6 +207,8 @@ pub struct Metrics {
     pub bad_tickets: Family<Reason, Counter>,
     /// What links nodes.
     pub backplane: BackplaneMetrics,
+    /// What is kept.
+    pub streams: StreamMetrics,
     /// Topics as a way in.
     pub sources: SourceMetrics,
 }
@@ -183,7 +230,10 @@ impl Metrics {
                 metric
             }};
         }
+        let streams = StreamMetrics::default();
+        streams.register(&mut registry);
         Self {
+            streams,
             connections: metric!("connections", "Open sessions", Gauge::default()),
             handshakes: metric!("handshakes", "Upgraded handshakes", Counter::default()),
             refusals: metric!("refusals", "Refused at the public door", Family::default()),

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::{ChannelName, DeviceName, Grant, GrantError, IpPrefix, Origin, UserId};
+use crate::model::{ChannelName, DeviceName, Grant, GrantError, IpPrefix, Origin, Since, UserId};
 
 /// The fields of a ticket as gRPC and HTTP bring them, unchecked. An empty text is the same as none.
 #[derive(Debug, Clone, Default)]
@@ -25,38 +25,12 @@ pub struct GrantFields {
     pub since: Option<String>,
 }
 
-/// Why fields are not a grant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FieldError {
-    /// A field breaks its rule.
-    Invalid(GrantError),
-    /// The field is well formed, but this node cannot do what it asks.
-    Unimplemented(GrantError),
-}
-
-impl fmt::Display for FieldError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Invalid(error) | Self::Unimplemented(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for FieldError {}
-
-impl From<GrantError> for FieldError {
-    fn from(error: GrantError) -> Self {
-        Self::Invalid(error)
-    }
-}
-
 impl GrantFields {
     /// Checks every field. A channel that is named twice counts once.
     ///
     /// # Errors
-    /// The first field that breaks its rule, or that asks for more than this node can do.
-    pub fn into_grant(self) -> Result<Grant, FieldError> {
-        check_since(self.since.as_deref().unwrap_or_default())?;
+    /// The first field that breaks its rule.
+    pub fn into_grant(self) -> Result<Grant, GrantError> {
         let user = UserId::parse(&self.user_id).map_err(|e| invalid("user_id", e))?;
         let claims = self.claims.as_deref().unwrap_or_default();
         let claims = match claims {
@@ -71,6 +45,7 @@ impl GrantFields {
             origins: parse_list("origins", &self.origins, Origin::parse)?.into(),
             ips: parse_list("ips", &self.ips, IpPrefix::parse)?.into(),
             session_seconds: check_session(self.session_seconds)?,
+            since: parse_since(self.since.as_deref().unwrap_or_default())?,
         })
     }
 }
@@ -82,36 +57,25 @@ pub const SESSION_SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
 ///
 /// # Errors
 /// It breaks the rule of device names.
-pub fn parse_device(text: &str) -> Result<Option<DeviceName>, FieldError> {
+pub fn parse_device(text: &str) -> Result<Option<DeviceName>, GrantError> {
     match text {
         "" => Ok(None),
         text => DeviceName::parse(text)
             .map(Some)
-            .map_err(|e| invalid("device", e).into()),
+            .map_err(|e| invalid("device", e)),
     }
 }
 
-/// Checks `since`, of a ticket, of the request that swaps a JWT for one, or of a query: empty = none, `now` = live only.
+/// Parses `since`, of a ticket, of the request that swaps a JWT for one, or of a query: empty = none, `now` = live only.
 ///
 /// # Errors
-/// It is no position, or it is one: positions exist only where messages are kept.
-pub fn check_since(text: &str) -> Result<(), FieldError> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+/// It is neither `now` nor a position.
+pub fn parse_since(text: &str) -> Result<Option<Since>, GrantError> {
     match text {
-        "" | "now" => Ok(()),
-        text if text.len() <= 64 && text.chars().all(allowed) => {
-            Err(FieldError::Unimplemented(GrantError {
-                field: "since",
-                problem:
-                    "is a position, and no messages are kept yet; leave it out, or say \"now\""
-                        .into(),
-            }))
-        }
-        _ => Err(invalid(
-            "since",
-            "must be \"now\" or a position: 1-64 of A-Z a-z 0-9 - _ .",
-        )
-        .into()),
+        "" => Ok(None),
+        text => Since::parse(text)
+            .map(Some)
+            .map_err(|e| invalid("since", e)),
     }
 }
 
@@ -161,6 +125,7 @@ fn invalid(field: &'static str, problem: impl fmt::Display) -> GrantError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Position, Tag};
 
     fn fields() -> GrantFields {
         GrantFields {
@@ -171,7 +136,7 @@ mod tests {
 
     fn field_of(fields: GrantFields) -> &'static str {
         match fields.into_grant() {
-            Err(FieldError::Invalid(e)) => e.field,
+            Err(e) => e.field,
             other => panic!("{other:?}"),
         }
     }
@@ -210,6 +175,7 @@ mod tests {
         assert_eq!(grant.origins[0].as_str(), "https://app.example.com");
         assert_eq!(grant.ips.len(), 2);
         assert_eq!(grant.session_seconds, Some(3_600));
+        assert_eq!(grant.since, Some(Since::Now));
     }
 
     #[test]
@@ -239,14 +205,17 @@ mod tests {
     }
 
     #[test]
-    fn a_position_is_unimplemented_and_not_ignored() {
+    fn a_position_arrives() {
+        let position = Position {
+            epoch: 1,
+            offset: 2,
+            tag: Tag(3),
+        };
         let resumed = GrantFields {
-            since: Some("Az09-_.".into()),
+            since: Some(position.to_string()),
             ..fields()
         };
-        match resumed.into_grant() {
-            Err(FieldError::Unimplemented(e)) => assert_eq!(e.field, "since"),
-            other => panic!("{other:?}"),
-        }
+        let since = resumed.into_grant().expect("valid").since;
+        assert_eq!(since, Some(Since::After(position)));
     }
 }

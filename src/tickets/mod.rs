@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::units;
 
-pub use fields::{FieldError, GrantFields, SESSION_SECONDS_MAX, check_since, parse_device};
+pub use fields::{GrantFields, SESSION_SECONDS_MAX, parse_device, parse_since};
 pub use issuer::{IssueError, IssueRequest, Issued, Tickets};
 pub use jwt::{JwtConfig, JwtError, JwtRefusal, JwtVerifier};
 pub use memory::MemoryTickets;

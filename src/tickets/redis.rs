@@ -5,9 +5,7 @@ use redis::{Value, cmd};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{
-    FieldError, GrantFields, Presented, Redemption, StoreError, TTL_MAX, TicketHash, TicketStore,
-};
+use super::{GrantFields, Presented, Redemption, StoreError, TTL_MAX, TicketHash, TicketStore};
 use crate::backplane::Later;
 use crate::backplane::redis::{Failure, Redis};
 use crate::model::{Grant, unix_millis};
@@ -62,7 +60,7 @@ impl AtRest {
             user_id: grant.user.to_string(),
             device: grant.device.as_ref().map(ToString::to_string),
             channels: grant.channels.iter().map(ToString::to_string).collect(),
-            since: None,
+            since: grant.since.map(|since| since.to_string()),
             claims: grant
                 .claims
                 .as_deref()
@@ -95,10 +93,8 @@ impl AtRest {
             session_seconds: at_rest.session_seconds,
             since: at_rest.since,
         };
-        let grant = fields.into_grant().map_err(|error| match error {
-            FieldError::Invalid(inner) => format!("{} breaks its rule", inner.field),
-            FieldError::Unimplemented(inner) => format!("{} is not implemented yet", inner.field),
-        })?;
+        let grant = fields.into_grant();
+        let grant = grant.map_err(|error| format!("{} breaks its rule", error.field))?;
         Ok((grant, expires_at))
     }
 }
@@ -199,7 +195,7 @@ impl TicketStore for RedisTickets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ChannelName, DeviceName, IpPrefix, Origin, UserId};
+    use crate::model::{ChannelName, DeviceName, IpPrefix, Origin, Since, UserId};
 
     #[test]
     fn a_grant_survives_its_rest() {
@@ -211,6 +207,7 @@ mod tests {
             origins: [Origin::parse("https://a.b").expect("an origin")].into(),
             ips: [IpPrefix::parse("10.0.0.0/8").expect("a prefix")].into(),
             session_seconds: Some(60),
+            since: Some(Since::Now),
         };
         for grant in [grant, Grant::of(UserId::parse("1").expect("a user"))] {
             let json = serde_json::to_vec(&AtRest::of(&grant, 7)).expect("JSON");

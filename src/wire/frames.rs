@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::model::{
-    Address, Body, ChannelName, ConnectionId, DeviceName, Message, NodeId, Target, UserId,
+    Address, Body, ChannelName, DeviceName, Message, MessageId, Position, Since, Target, UserId,
 };
 
 /// The subprotocol's name.
@@ -61,11 +61,26 @@ pub enum ServerFrame<'a> {
         device: Option<&'a DeviceName>,
         node: &'a str,
         heartbeat_seconds: u64,
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown")]
+        position: Option<Position>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recovered: Option<bool>,
     },
     Subscribed {
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<&'a RawValue>,
         channel: &'a ChannelName,
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown")]
+        position: Option<Position>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recovered: Option<bool>,
+    },
+    /// Messages were lost: fetch your state anew and go on from this position.
+    Gap {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<&'a ChannelName>,
+        #[serde(serialize_with = "text")]
+        position: Position,
     },
     Unsubscribed {
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
@@ -84,6 +99,8 @@ pub enum ServerFrame<'a> {
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<&'a RawValue>,
         id: String,
+        #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown")]
+        position: Option<Position>,
     },
     Refused {
         code: &'static str,
@@ -97,24 +114,21 @@ pub enum ServerFrame<'a> {
     },
 }
 
-impl<'a> ServerFrame<'a> {
-    /// The first frame of a connection.
-    pub fn welcome(
-        connection: ConnectionId,
-        user: &'a UserId,
-        device: Option<&'a DeviceName>,
-        node: &'a NodeId,
-        heartbeat_seconds: u64,
-    ) -> Self {
-        Self::Welcome {
-            connection: connection.to_string(),
-            user,
-            device,
-            node: &node.0,
-            heartbeat_seconds,
-        }
-    }
+fn text<T: std::fmt::Display, S: serde::Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
 
+fn shown<T: std::fmt::Display, S: serde::Serializer>(
+    value: &Option<T>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => to.collect_str(value),
+        None => to.serialize_none(),
+    }
+}
+
+impl ServerFrame<'_> {
     /// Its JSON text.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("frames hold nothing that JSON cannot say")
@@ -161,7 +175,15 @@ fn push_string(text: &mut String, value: &str) {
 pub enum ClientFrame<'a> {
     Subscribe {
         channel: ChannelName,
+        /// None = with what comes from now on.
+        since: Option<Since>,
     },
+    /// Everything of the inbox up to here is handled.
+    Ack(Position),
+    /// So much of this channel is.
+    AckChannel(ChannelName, Position),
+    /// This one message is.
+    AckOne(MessageId),
     Unsubscribe {
         channel: ChannelName,
     },
@@ -194,6 +216,10 @@ struct Fields<'a> {
     channel: Option<Cow<'a, str>>,
     #[serde(borrow)]
     since: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    position: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    id: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "given")]
     data: Option<&'a RawValue>,
 }
@@ -242,15 +268,11 @@ pub fn parse_client(
     let frame = match fields.kind.as_deref() {
         None => return Err(bad(reference, "type is missing".into())),
         Some("subscribe") => {
-            if fields.since.as_deref().is_some_and(|since| since != "now") {
-                return Err(refuse(
-                    reference,
-                    ErrorCode::Unimplemented,
-                    "since is not implemented yet: messages are not kept; leave it out, or say \"now\"".into(),
-                ));
-            }
+            let since = fields.since.as_deref().map(Since::parse).transpose();
+            let since = since.map_err(|e| bad(reference, format!("since {e}")))?;
             ClientFrame::Subscribe {
                 channel: channel()?,
+                since,
             }
         }
         Some("unsubscribe") => ClientFrame::Unsubscribe {
@@ -264,13 +286,7 @@ pub fn parse_client(
         },
         Some("ping") => ClientFrame::Ping,
         Some("pong") => ClientFrame::Pong,
-        Some("ack") => {
-            return Err(refuse(
-                reference,
-                ErrorCode::Unimplemented,
-                "ack is not implemented yet: messages are not kept".into(),
-            ));
-        }
+        Some("ack") => ack(&fields).map_err(|problem| bad(reference, problem))?,
         Some(other) => {
             let name: String = other.chars().take(32).collect();
             return Err(bad(
@@ -284,10 +300,27 @@ pub fn parse_client(
     Ok((frame, reference))
 }
 
+/// An ack names a position, of the inbox or a channel, or one message.
+fn ack<'a>(fields: &Fields<'a>) -> Result<ClientFrame<'a>, String> {
+    let position = |text: &str| {
+        Position::parse(text).map_err(|_| "position must be one that a frame gave, unchanged")
+    };
+    match (&fields.position, &fields.id, &fields.channel) {
+        (Some(at), None, None) => Ok(ClientFrame::Ack(position(at)?)),
+        (Some(at), None, Some(channel)) => {
+            let channel = ChannelName::parse(channel).map_err(|e| format!("channel {e}"))?;
+            Ok(ClientFrame::AckChannel(channel, position(at)?))
+        }
+        (None, Some(id), _) => MessageId::parse(id)
+            .map(ClientFrame::AckOne)
+            .ok_or_else(|| "id must be that of a message".into()),
+        _ => Err("an ack names either a position or an id".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::MessageId;
 
     #[test]
     fn a_message_holds_the_publishers_json_byte_for_byte() {
@@ -319,10 +352,12 @@ mod tests {
             ),
             (
                 r#"{"type":"subscribe","channel":"a","since":"x"}"#,
-                "since is not implemented",
+                "since must be",
             ),
             (r#"{"type":"publish","channel":"a"}"#, "data is missing"),
-            (r#"{"type":"ack","position":"a"}"#, "ack is not implemented"),
+            (r#"{"type":"ack","position":"a"}"#, "position must be"),
+            (r#"{"type":"ack","id":"a"}"#, "id must be"),
+            (r#"{"type":"ack"}"#, "either a position or an id"),
             (r#"{"type":"ping","ref":{}}"#, "ref must be"),
         ];
         for (text, sentence) in cases {

@@ -11,8 +11,9 @@ use super::arrival::Arrival;
 use super::handshake::bearer;
 use super::refusal::{Kind, Refusal};
 use super::{Public, proof};
+use crate::model::GrantError;
 use crate::model::Origin;
-use crate::tickets::{FieldError, IssueError, IssueRequest, check_since, parse_device};
+use crate::tickets::{IssueError, IssueRequest, parse_device, parse_since};
 
 /// The most bytes of the body of `POST /v1/tickets`.
 const BODY_MAX_BYTES: usize = 4 << 10;
@@ -126,12 +127,9 @@ async fn issue(
     let token = bearer(request.headers()).ok_or_else(|| Refusal::new(Kind::Ticket, NOT_GOOD))?;
     let mut grant = proof::verify(door, arrival, &token, NOT_GOOD).await?;
     let wanted = read_body(arrival, request).await?;
-    let field = |error: FieldError| match error {
-        FieldError::Unimplemented(_) => Refusal::new(Kind::Unimplemented, error.to_string()),
-        FieldError::Invalid(_) => Refusal::new(Kind::BadRequest, error.to_string()),
-    };
+    let field = |error: GrantError| Refusal::new(Kind::BadRequest, error.to_string());
     if let Some(since) = &wanted.since {
-        check_since(since).map_err(field)?;
+        grant.since = parse_since(since).map_err(field)?;
     }
     if let Some(device) = &wanted.device {
         grant.device = parse_device(device).map_err(field)?;

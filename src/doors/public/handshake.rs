@@ -5,9 +5,9 @@ use http::header::{
 use http::{HeaderMap, Method, Request};
 
 use super::refusal::{Kind, Refusal};
-use crate::hub::{Asked, Format};
-use crate::model::{ChannelName, DeviceName, Secret};
-use crate::tickets::{check_since, parse_device};
+use crate::hub::{Acks, Asked, Format};
+use crate::model::{ChannelName, DeviceName, Secret, Since};
+use crate::tickets::{parse_device, parse_since};
 use crate::wire::codec;
 use crate::wire::frames::TICKET_SUBPROTOCOL;
 
@@ -90,21 +90,12 @@ impl Handshake {
                     .map_err(|e| Refusal::new(Kind::BadRequest, e.to_string()))?;
             }
             ("since", _) => {
-                use crate::tickets::FieldError;
-                check_since(value).map_err(|e| match e {
-                    FieldError::Unimplemented(_) => {
-                        Refusal::new(Kind::Unimplemented, e.to_string())
-                    }
-                    FieldError::Invalid(_) => Refusal::new(Kind::BadRequest, e.to_string()),
-                })?;
+                self.asked.since = parse_since(value)
+                    .map_err(|e| Refusal::new(Kind::BadRequest, e.to_string()))?;
             }
-            ("ack", "auto") | ("refuse", "close") => {}
-            ("ack", "client") => {
-                return Err(Refusal::new(
-                    Kind::Unimplemented,
-                    "ack=client is not implemented yet: messages are not kept",
-                ));
-            }
+            ("refuse", "close") => {}
+            ("ack", "auto") => self.asked.acks = Some(Acks::Auto),
+            ("ack", "client") => self.asked.acks = Some(Acks::Client),
             ("ping", "frame") => self.asked.ping_frame = true,
             ("format", "raw") => self.asked.format = Format::Raw,
             ("format", "json") => {}
@@ -152,22 +143,23 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<Secret> {
         .then(|| Secret::new(token.trim()))
 }
 
-fn parse_channels(list: &str) -> Result<Vec<ChannelName>, Refusal> {
+fn parse_channels(list: &str) -> Result<Vec<(ChannelName, Since)>, Refusal> {
     let mut channels = Vec::new();
     for item in list.split(',').filter(|item| !item.is_empty()) {
         let (name, position) = match item.split_once('@') {
             Some((name, position)) => (name, Some(position)),
             None => (item, None),
         };
-        if position.is_some_and(|position| position != "now") {
-            return Err(Refusal::new(
-                Kind::Unimplemented,
-                "positions in channels are not implemented yet: messages are not kept; leave out the @",
-            ));
-        }
         let channel = ChannelName::parse(name)
             .map_err(|e| Refusal::new(Kind::BadRequest, format!("channels: {name:?} {e}")))?;
-        channels.push(channel);
+        let since = position.map_or(Ok(Since::Now), Since::parse);
+        let since = since.map_err(|e| {
+            Refusal::new(
+                Kind::BadRequest,
+                format!("channels: what is behind the @ of {name} {e}"),
+            )
+        })?;
+        channels.push((channel, since));
     }
     Ok(channels)
 }

@@ -6,11 +6,12 @@ use tokio::time::Instant;
 
 use super::error::{ApiError, Code};
 use super::keys::{ApiKey, ApiKeys};
+use crate::backplane::Once;
 use crate::backplane::{Leases, NodeLease};
 use crate::doors::config::Scope;
-use crate::hub::{ACCEPT_TIMEOUT, Accepted, Applied, Limits, Router};
+use crate::hub::{ACCEPT_TIMEOUT, Accepted, Applied, BroadcastAccepted, Draft, Limits, Router};
 use crate::model::{
-    Address, Body, ChannelName, Class, ConnectionId, ConnectionInfo, Sessions, UserId,
+    Address, Body, ChannelName, Class, ConnectionId, ConnectionInfo, Sessions, UserId, sha256,
 };
 use crate::telemetry::{Call, Metrics};
 use crate::tickets::{GrantFields, IssueRequest, Issued, Tickets};
@@ -51,20 +52,19 @@ pub(super) enum Given {
 pub(super) struct Options {
     pub(super) body: Option<Given>,
     pub(super) class: Class,
-    pub(super) ttl: bool,
-    pub(super) collapse_key: bool,
-    pub(super) idempotency_key: bool,
+    pub(super) ttl: Option<Duration>,
+    /// Empty = none, as in the next one.
+    pub(super) collapse_key: String,
+    pub(super) idempotency_key: String,
     pub(super) waits: bool,
     /// When the answer must leave.
     pub(super) deadline: Instant,
 }
 
-/// A message that is fit to be accepted.
-struct Fit {
-    body: Body,
-    class: Class,
-    deadline: Instant,
-}
+/// The most bytes of an idempotency key or a collapse key.
+const KEY_MAX_BYTES: usize = 128;
+/// The longest `ttl`: beyond it nothing is kept anyway.
+const TTL_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 impl Api {
     /// Authenticates, demands a scope, runs the call and counts its outcome.
@@ -126,17 +126,26 @@ impl Api {
             .inc();
     }
 
-    fn fit(&self, options: Options) -> Result<Fit, ApiError> {
-        let streams = "messages are not kept yet; leave it out";
-        for (field, given) in [
-            ("ttl", options.ttl),
-            ("collapse_key", options.collapse_key),
-            ("idempotency_key", options.idempotency_key),
-            ("wait_for", options.waits),
+    fn draft(&self, caller: &ApiKey, options: Options) -> Result<Draft, ApiError> {
+        if options.waits {
+            let problem = "beyond ACCEPTED is not implemented yet; leave it out";
+            return Err(ApiError::unimplemented("wait_for", problem));
+        }
+        for (field, key) in [
+            ("idempotency_key", &options.idempotency_key),
+            ("collapse_key", &options.collapse_key),
         ] {
-            if given {
-                return Err(ApiError::unimplemented(field, streams));
+            if key.len() > KEY_MAX_BYTES {
+                let problem = format!("must be at most {KEY_MAX_BYTES} bytes");
+                return Err(ApiError::invalid(field, problem));
             }
+        }
+        if options
+            .ttl
+            .is_some_and(|ttl| ttl.is_zero() || ttl > TTL_MAX)
+        {
+            let problem = "must be more than 0 s and at most 366 days";
+            return Err(ApiError::invalid("ttl", problem));
         }
         let body = match options.body {
             None => {
@@ -161,9 +170,20 @@ impl Api {
                 ),
             ));
         }
-        Ok(Fit {
+        let once = match options.idempotency_key.as_str() {
+            "" => None,
+            key => Some(once(caller.name(), key, &body)),
+        };
+        let collapse_key = match options.collapse_key.as_str() {
+            "" => None,
+            key => Some(key.into()),
+        };
+        Ok(Draft {
             body,
             class: options.class,
+            ttl: options.ttl,
+            collapse_key,
+            once,
             deadline: options.deadline,
         })
     }
@@ -175,13 +195,10 @@ impl Api {
         options: Options,
     ) -> Result<Accepted, ApiError> {
         let user = UserId::parse(user).map_err(|e| ApiError::invalid("user_id", e))?;
-        let fit = self.fit(options)?;
+        let draft = self.draft(caller, options)?;
         caller.require_address(&Address::User(user.clone()))?;
         caller.spend()?;
-        Ok(self
-            .router
-            .push(user, fit.body, fit.class, fit.deadline)
-            .await?)
+        Ok(self.router.push(user, draft).await?)
     }
 
     pub(super) async fn publish(
@@ -191,13 +208,10 @@ impl Api {
         options: Options,
     ) -> Result<Accepted, ApiError> {
         let channel = ChannelName::parse(channel).map_err(|e| ApiError::invalid("channel", e))?;
-        let fit = self.fit(options)?;
+        let draft = self.draft(caller, options)?;
         caller.require_address(&Address::Channel(channel.clone()))?;
         caller.spend()?;
-        Ok(self
-            .router
-            .publish(channel, fit.body, fit.class, fit.deadline)
-            .await?)
+        Ok(self.router.publish(channel, draft).await?)
     }
 
     pub(super) async fn broadcast(
@@ -206,7 +220,7 @@ impl Api {
         users: &[String],
         everyone: bool,
         options: Options,
-    ) -> Result<Accepted, ApiError> {
+    ) -> Result<BroadcastAccepted, ApiError> {
         if everyone != users.is_empty() {
             return Err(ApiError::invalid(
                 "user_ids",
@@ -232,20 +246,20 @@ impl Api {
                 parsed.push(user);
             }
         }
-        let fit = self.fit(options)?;
+        let draft = self.draft(caller, options)?;
         if everyone {
             caller.require_address(&Address::Everyone)?;
         }
         caller.spend()?;
-        Ok(if everyone {
-            self.router
-                .broadcast_everyone(fit.body, fit.class, fit.deadline)
-                .await?
-        } else {
-            self.router
-                .broadcast(parsed.into(), fit.body, fit.class, fit.deadline)
-                .await?
-        })
+        if everyone {
+            let whole = self.router.broadcast_everyone(draft).await?;
+            return Ok(BroadcastAccepted {
+                whole,
+                users: 0,
+                failures: Vec::new(),
+            });
+        }
+        Ok(self.router.broadcast(parsed.into(), draft).await?)
     }
 
     pub(super) async fn issue_ticket(
@@ -315,6 +329,20 @@ impl Api {
         };
         audit(what, caller, &sessions, Some(channel), reason, applied);
         Ok(applied)
+    }
+}
+
+/// What makes a retry one with the first: the caller and its key, and the body by which something else is told.
+fn once(caller: &str, key: &str, body: &Body) -> Once {
+    let (kind, bytes) = match body {
+        Body::Text(text) => (b"t", text.as_bytes()),
+        Body::Json(text) => (b"j", text.as_bytes()),
+        Body::Binary(bytes) => (b"b", bytes.as_ref()),
+    };
+    Once {
+        // The name of a key has no zero byte.
+        key: sha256(&[caller.as_bytes(), b"\0", key.as_bytes()].concat()),
+        asked: sha256(&[kind, bytes].concat()),
     }
 }
 

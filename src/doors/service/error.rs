@@ -9,8 +9,9 @@ use prost::Message as _;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::hub::Refusal;
+use crate::model::GrantError;
 use crate::model::MessageId;
-use crate::tickets::{FieldError, IssueError};
+use crate::tickets::IssueError;
 
 /// Whose reasons those of [`ErrorDetails`] are (AIP-193).
 const DOMAIN: &str = "tidings";
@@ -23,6 +24,7 @@ pub enum Code {
     Unauthenticated,
     PermissionDenied,
     NotFound,
+    AlreadyExists,
     ResourceExhausted,
     Unimplemented,
     Unavailable,
@@ -53,6 +55,7 @@ impl Code {
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::PermissionDenied => "PERMISSION_DENIED",
             Self::NotFound => "NOT_FOUND",
+            Self::AlreadyExists => "ALREADY_EXISTS",
             Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
             Self::Unimplemented => "UNIMPLEMENTED",
             Self::Unavailable => "UNAVAILABLE",
@@ -67,6 +70,7 @@ impl Code {
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::PermissionDenied => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::AlreadyExists => StatusCode::CONFLICT,
             Self::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
             Self::Unimplemented => StatusCode::NOT_IMPLEMENTED,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -81,6 +85,7 @@ impl Code {
             Self::Unauthenticated => tonic::Code::Unauthenticated,
             Self::PermissionDenied => tonic::Code::PermissionDenied,
             Self::NotFound => tonic::Code::NotFound,
+            Self::AlreadyExists => tonic::Code::AlreadyExists,
             Self::ResourceExhausted => tonic::Code::ResourceExhausted,
             Self::Unimplemented => tonic::Code::Unimplemented,
             Self::Unavailable => tonic::Code::Unavailable,
@@ -171,6 +176,13 @@ impl From<Refusal> for ApiError {
                     format!("{problem}; nothing was accepted"),
                 )
             },
+            Refusal::Conflict => Self {
+                field: Some("idempotency_key"),
+                ..Self::new(
+                    Code::AlreadyExists,
+                    "idempotency_key was used for another body within the last 5 minutes; nothing was accepted",
+                )
+            },
             Refusal::Unknown { id, problem } => Self {
                 message_id: Some(id),
                 ..Self::new(
@@ -182,16 +194,9 @@ impl From<Refusal> for ApiError {
     }
 }
 
-impl From<FieldError> for ApiError {
-    fn from(error: FieldError) -> Self {
-        let (code, inner) = match &error {
-            FieldError::Invalid(inner) => (Code::InvalidArgument, inner),
-            FieldError::Unimplemented(inner) => (Code::Unimplemented, inner),
-        };
-        Self {
-            field: Some(inner.field),
-            ..Self::new(code, error.to_string())
-        }
+impl From<GrantError> for ApiError {
+    fn from(error: GrantError) -> Self {
+        Self::invalid(error.field, error.problem)
     }
 }
 

@@ -11,11 +11,12 @@ use self::deadline::deadline;
 use super::api::{Api, Given, Options, sessions, unimplemented};
 use super::error::ApiError;
 use super::keys::ApiKey;
+use crate::backplane::Durability;
 use crate::backplane::NodeLease;
 use crate::doors::config::Scope;
 use crate::fleet::Phases;
 use crate::hub::{self, Accepted};
-use crate::model::{Class, ConnectionInfo};
+use crate::model::{Class, ConnectionInfo, UserId};
 use crate::proto::tidings::v1 as pb;
 use crate::tickets::GrantFields;
 
@@ -40,9 +41,9 @@ macro_rules! options {
                 Body::Binary(bytes) => Given::Binary(bytes),
             }),
             class: class(request.class)?,
-            ttl: request.ttl.is_some(),
-            collapse_key: !request.collapse_key.is_empty(),
-            idempotency_key: !request.idempotency_key.is_empty(),
+            ttl: request.ttl.map(duration).transpose()?,
+            collapse_key: request.collapse_key,
+            idempotency_key: request.idempotency_key,
             waits: waits(request.wait_for)? || request.wait_timeout.is_some(),
             deadline: $deadline,
         })
@@ -77,18 +78,40 @@ fn status(accepted: &Accepted) -> i32 {
     match accepted.status {
         hub::Status::DeliveredLocally => pb::Status::DeliveredLocally as i32,
         hub::Status::DispatchedToCluster => pb::Status::DispatchedToCluster as i32,
+        hub::Status::Stored => pb::Status::Stored as i32,
         hub::Status::NobodyConnected => pb::Status::NobodyConnected as i32,
     }
+}
+
+fn durability(accepted: &Accepted) -> i32 {
+    use pb::push_response::Durability as Named;
+    let named = match accepted.durability {
+        None => Named::Unspecified,
+        Some(Durability::Memory) => Named::Memory,
+        Some(Durability::Stored) => Named::Stored,
+        Some(Durability::Replicated) => Named::Replicated,
+    };
+    named as i32
+}
+
+fn position(accepted: &Accepted) -> String {
+    accepted
+        .position
+        .map(|position| position.to_string())
+        .unwrap_or_default()
 }
 
 fn push_response(accepted: &Accepted) -> pb::PushResponse {
     pb::PushResponse {
         status: status(accepted),
         message_id: accepted.id.to_string(),
+        position: position(accepted),
         local_connections: accepted.local_connections,
         other_nodes: accepted.other_nodes,
         degraded: accepted.degraded,
-        ..Default::default()
+        duplicate: accepted.duplicate,
+        durability: durability(accepted),
+        receipts: Vec::new(),
     }
 }
 
@@ -152,17 +175,25 @@ impl pb::notification_server::Notification for Grpc {
             let options = options!(request, pb::broadcast_request::Body, deadline(&headers)?)?;
             self.api.broadcast(caller, &users, everyone, options).await
         };
-        let accepted = self
+        let done = self
             .api
             .call("Broadcast", Scope::Push, &headers, run)
             .await?;
+        let accepted = &done.whole;
+        let failure = |(user, refusal): (UserId, hub::Refusal)| pb::broadcast_response::Failure {
+            user_id: user.to_string(),
+            error: Some(ApiError::from(refusal).to_rpc_status()),
+        };
         Ok(Response::new(pb::BroadcastResponse {
-            status: status(&accepted),
+            status: status(accepted),
             message_id: accepted.id.to_string(),
             local_connections: accepted.local_connections,
             other_nodes: accepted.other_nodes,
             degraded: accepted.degraded,
-            ..Default::default()
+            duplicate: accepted.duplicate,
+            durability: durability(accepted),
+            accepted: done.users,
+            failures: done.failures.into_iter().map(failure).collect(),
         }))
     }
 
@@ -184,10 +215,13 @@ impl pb::notification_server::Notification for Grpc {
         Ok(Response::new(pb::PublishResponse {
             status: status(&accepted),
             message_id: accepted.id.to_string(),
+            position: position(&accepted),
             local_connections: accepted.local_connections,
             other_nodes: accepted.other_nodes,
             degraded: accepted.degraded,
-            ..Default::default()
+            duplicate: accepted.duplicate,
+            durability: durability(&accepted),
+            receipts: Vec::new(),
         }))
     }
 }

@@ -20,10 +20,11 @@ use self::request::{
 use super::api::{Api, sessions, unimplemented};
 use super::error::{ApiError, Code, problem};
 use super::keys::ApiKey;
+use crate::backplane::Durability;
 use crate::backplane::NodeLease;
 use crate::doors::config::Scope;
 use crate::hub::{self, Accepted, Applied};
-use crate::model::{ChannelName, ConnectionInfo, DeviceName, units};
+use crate::model::{ChannelName, ConnectionInfo, DeviceName, UserId};
 use crate::tickets::GrantFields;
 
 /// What the routes below take and answer, for programs. `tests/openapi.rs` holds it against them.
@@ -69,6 +70,7 @@ fn accepted_json(accepted: &Accepted) -> Value {
     let status = match accepted.status {
         hub::Status::DeliveredLocally => "DELIVERED_LOCALLY",
         hub::Status::DispatchedToCluster => "DISPATCHED_TO_CLUSTER",
+        hub::Status::Stored => "STORED",
         hub::Status::NobodyConnected => "NOBODY_CONNECTED",
     };
     let mut answer = json!({
@@ -79,6 +81,20 @@ fn accepted_json(accepted: &Accepted) -> Value {
     });
     if accepted.degraded {
         answer["degraded"] = true.into();
+    }
+    if accepted.duplicate {
+        answer["duplicate"] = true.into();
+    }
+    if let Some(position) = accepted.position {
+        answer["position"] = position.to_string().into();
+    }
+    if let Some(durability) = accepted.durability {
+        answer["durability"] = match durability {
+            Durability::Memory => "MEMORY",
+            Durability::Stored => "STORED",
+            Durability::Replicated => "REPLICATED",
+        }
+        .into();
     }
     answer
 }
@@ -133,10 +149,21 @@ async fn broadcast(State(api): State<Arc<Api>>, request: Request) -> Answer {
         Scope::Push,
         request,
         async |caller, r: BroadcastRequest| {
-            let accepted = api
+            let done = api
                 .broadcast(caller, &r.user_ids, r.everyone, r.options()?)
                 .await?;
-            Ok(accepted_json(&accepted))
+            let failure = |(user, refusal): (UserId, hub::Refusal)| {
+                let error = ApiError::from(refusal);
+                json!({"user_id": user, "code": error.code.name(), "detail": error.detail})
+            };
+            let mut answer = accepted_json(&done.whole);
+            if !r.everyone {
+                answer["accepted"] = done.users.into();
+            }
+            if !done.failures.is_empty() {
+                answer["failures"] = done.failures.into_iter().map(failure).collect();
+            }
+            Ok(answer)
         },
     )
     .await
@@ -149,8 +176,7 @@ async fn issue_ticket(State(api): State<Arc<Api>>, request: Request) -> Response
         Scope::Ticket,
         request,
         async |_, r: TicketRequest| {
-            let ttl = r.ttl.as_deref().map(units::parse_duration).transpose();
-            let ttl = ttl.map_err(|e| ApiError::invalid("ttl", e))?;
+            let ttl = request::parse_ttl(r.ttl.as_deref())?;
             let fields = GrantFields {
                 user_id: r.user_id,
                 device: r.device,

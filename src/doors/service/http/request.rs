@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::super::api::{Api, CALL_TIMEOUT, Given, Options};
 use super::super::error::{ApiError, Code};
-use crate::model::Class;
+use crate::model::{Class, units};
 
 /// Room for the fields around a message, and for 10,000 user ids.
 const BODY_EXTRA_BYTES: usize = 2 << 20;
@@ -70,9 +70,9 @@ macro_rules! message_request {
                 Ok(Options {
                     body: body_of(self.message.as_deref(), self.json.as_deref(), self.binary.as_deref())?,
                     class,
-                    ttl: self.ttl.is_some(),
-                    collapse_key: self.collapse_key.is_some(),
-                    idempotency_key: self.idempotency_key.is_some(),
+                    ttl: parse_ttl(self.ttl.as_deref())?,
+                    collapse_key: self.collapse_key.clone().unwrap_or_default(),
+                    idempotency_key: self.idempotency_key.clone().unwrap_or_default(),
                     waits,
                     deadline: Instant::now() + CALL_TIMEOUT,
                 })
@@ -137,6 +137,11 @@ pub(super) struct DisconnectRequest {
     pub(super) connection: Option<String>,
     #[serde(default)]
     pub(super) reason: String,
+}
+
+pub(super) fn parse_ttl(ttl: Option<&str>) -> Result<Option<Duration>, ApiError> {
+    let ttl = ttl.map(units::parse_duration).transpose();
+    ttl.map_err(|e| ApiError::invalid("ttl", e))
 }
 
 /// `null` is a message too.

@@ -1,7 +1,13 @@
-use std::sync::Arc;
+//! A node alone: what is published arrives by a function call, and what is kept is kept in this process.
+
+mod stream;
+mod streams;
+
+use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 
+use self::streams::Kept;
 use super::lease::OneLease;
 use super::{Arrivals, Backplane, Envelope, Here, Later, PublishError, Published};
 use crate::model::Address;
@@ -10,6 +16,7 @@ use crate::model::Address;
 pub struct Memory {
     arrivals: Arc<dyn Arrivals>,
     pub(super) lease: OneLease,
+    kept: Mutex<Kept>,
 }
 
 impl Memory {
@@ -18,6 +25,7 @@ impl Memory {
         Self {
             arrivals,
             lease: OneLease::default(),
+            kept: Mutex::default(),
         }
     }
 }
@@ -34,11 +42,7 @@ impl Backplane for Memory {
             tokio::time::timeout_at(deadline, self.arrivals.arrive(envelope))
                 .await
                 .map_err(|_| PublishError::Busy)?;
-            Ok(Published {
-                listeners: 1,
-                here: Here::Listens,
-                heard: 0,
-            })
+            Ok(published())
         })
     }
 
@@ -58,5 +62,14 @@ impl Backplane for Memory {
 
     fn close(&self) -> Later<'_, ()> {
         Box::pin(std::future::ready(()))
+    }
+}
+
+/// What is published here always comes here.
+fn published() -> Published {
+    Published {
+        listeners: 1,
+        here: Here::Listens,
+        heard: 0,
     }
 }
