@@ -7,8 +7,11 @@
 //! 32 bytes    if signed: HMAC-SHA256 over the address, a zero byte and the body
 //! the rest    the body
 //! ```
+//!
+//! A kept message's envelope has its place in front ([`kept`]).
 
 mod body;
+pub(super) mod kept;
 
 use std::time::Duration;
 
@@ -18,7 +21,7 @@ use prost::Message as _;
 
 use crate::model::{Address, Ask, Message, Said, Secret};
 
-/// The layout that this node writes, and the only one it reads.
+/// The layout of envelopes that this node writes, and the only one it reads.
 const VERSION: u8 = 1;
 const UNSIGNED: u8 = 0;
 const SIGNED: u8 = 1;

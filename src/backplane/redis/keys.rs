@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
-use crate::model::{Address, ChannelName, UserId};
+use crate::model::{Address, ChannelName, MessageId, UserId};
 
 /// Slots of a Redis Cluster.
 pub(super) const SLOTS: u16 = 16_384;
@@ -29,6 +29,31 @@ impl Keys {
         let mut channel = String::with_capacity(self.prefix.len() + CHANNEL_BYTES);
         write!(channel, "{}m:{{{address}}}", self.prefix).expect("a string grows as it must");
         channel
+    }
+
+    /// Where an address's stream is.
+    pub(super) fn stream(&self, address: &Address) -> String {
+        format!("{}s:{{{address}}}", self.prefix)
+    }
+
+    /// Where its meta is: where it stands.
+    pub(super) fn meta(&self, address: &Address) -> String {
+        format!("{}t:{{{address}}}", self.prefix)
+    }
+
+    /// Where a user's cursors are.
+    pub(super) fn cursors(&self, address: &Address) -> String {
+        format!("{}c:{{{address}}}", self.prefix)
+    }
+
+    /// Where a caller's idempotency key is, by its hash.
+    pub(super) fn once(&self, address: &Address, key: &[u8]) -> String {
+        format!("{}k:{{{address}}}:{}", self.prefix, hex(key))
+    }
+
+    /// Where a retry leaves word of a message.
+    pub(super) fn marker(&self, address: &Address, id: MessageId) -> String {
+        format!("{}i:{{{address}}}:{}", self.prefix, hex(id.as_bytes()))
     }
 
     /// The address of such a channel.
@@ -61,6 +86,14 @@ impl Keys {
     pub(super) fn ticket(&self, hash: &impl std::fmt::Display) -> String {
         format!("{}ticket:{hash}", self.prefix)
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("a string grows as it must");
+    }
+    text
 }
 
 /// The slot of a key (Redis Cluster specification, "Hash tags" and "Keys distribution model").

@@ -11,9 +11,10 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::backoff::Backoff;
 use super::interest::{Batch, Heard, Interest};
 use super::keys::{self, Keys};
-use super::place::{Endpoint, Place};
+use super::place::{self, Endpoint};
+use crate::backplane::envelope::kept;
 use crate::backplane::{Arrivals, Envelope, EnvelopeError, Here, Later, Sealer};
-use crate::model::{Address, Target};
+use crate::model::{Address, Place, Target};
 use crate::telemetry::{BackplaneMetrics, Reason};
 
 /// Envelopes that may wait to be delivered. One that finds no room is lost, and counted.
@@ -34,7 +35,7 @@ struct Pushed {
 /// What a link is made of.
 #[derive(Clone)]
 pub(super) struct LinkParts {
-    pub(super) place: Arc<Place>,
+    pub(super) place: Arc<place::Place>,
     pub(super) endpoint: Endpoint,
     pub(super) keys: Keys,
     pub(super) sealer: Sealer,
@@ -63,6 +64,9 @@ pub(super) struct Link {
     heard: Arc<AtomicU64>,
     queue: mpsc::Sender<Pushed>,
     room: Arc<Semaphore>,
+    /// Something that was received found no room.
+    dropped: Arc<Notify>,
+    arrivals: Arc<dyn Arrivals>,
     /// Told when a slot moves away in a cluster.
     moved: Arc<dyn Fn() + Send + Sync>,
 }
@@ -90,14 +94,17 @@ impl Link {
             heard: Arc::default(),
             queue,
             room: Arc::new(Semaphore::new(RECEIVE_BYTES)),
+            dropped: Arc::default(),
+            arrivals: arrivals.clone(),
             moved,
         });
-        let delivering = deliver(
-            Arc::downgrade(&link),
-            link.parts.clone(),
-            received,
+        let delivering = Delivering {
+            link: Arc::downgrade(&link),
+            parts: link.parts.clone(),
             arrivals,
-        );
+            dropped: link.dropped.clone(),
+        }
+        .run(received);
         let running = link.clone().run();
         (link, Box::pin(running), Box::pin(delivering))
     }
@@ -145,6 +152,13 @@ impl Link {
         interest.all()
     }
 
+    /// What it listens to of what sessions follow.
+    fn followed(&self) -> Vec<Address> {
+        let mut all = self.interest().all();
+        all.retain(|address| matches!(address, Address::User(_) | Address::Channel(_)));
+        all
+    }
+
     /// Where its probes come in.
     pub(super) fn probe_channel(&self) -> &str {
         &self.parts.probe
@@ -176,7 +190,7 @@ impl Link {
                     let _ = self.rebuild.notified().now_or_never();
                     tracing::info!(endpoint = ?self.parts.endpoint, "a subscriber link to Redis is whole");
                     let whole = WholeGuard::new(&self.parts.metrics);
-                    let (reason, why) = self.serve(&mut connection, &lost).await;
+                    let (reason, why) = self.serve_whole(&mut connection, &lost).await;
                     drop(whole);
                     let rebuilds = &self.parts.metrics.rebuilds;
                     rebuilds.get_or_create(&Reason { reason }).inc();
@@ -221,7 +235,11 @@ impl Link {
     fn on_push(self: &Arc<Self>, lost: Arc<Notify>) -> Box<dyn Fn(PushInfo) + Send + Sync> {
         let (queue, room) = (self.queue.clone(), self.room.clone());
         let (metrics, heard) = (self.parts.metrics.clone(), self.heard.clone());
-        let link = Arc::downgrade(self);
+        let (link, dropped) = (Arc::downgrade(self), self.dropped.clone());
+        let drop_one = move || {
+            metrics.lost("receive_queue");
+            dropped.notify_one();
+        };
         Box::new(move |push| match push.kind {
             PushKind::Message | PushKind::SMessage => {
                 heard.fetch_add(1, Ordering::AcqRel);
@@ -230,7 +248,7 @@ impl Link {
                 };
                 let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 let Ok(room) = room.clone().try_acquire_many_owned(size) else {
-                    return metrics.lost("receive_queue");
+                    return drop_one();
                 };
                 let pushed = Pushed {
                     channel,
@@ -238,7 +256,7 @@ impl Link {
                     _room: room,
                 };
                 if queue.try_send(pushed).is_err() {
-                    metrics.lost("receive_queue");
+                    drop_one();
                 }
             }
             PushKind::Disconnection => lost.notify_one(),
@@ -255,6 +273,26 @@ impl Link {
             }
             _ => {}
         })
+    }
+
+    /// Serves, and tells meanwhile of all that it may have missed. What is not told before the link is lost again is told
+    /// when the next one is whole.
+    async fn serve_whole(
+        &self,
+        connection: &mut MultiplexedConnection,
+        lost: &Notify,
+    ) -> (&'static str, String) {
+        let followed = self.followed();
+        let serving = self.serve(connection, lost);
+        tokio::pin!(serving);
+        if !followed.is_empty() {
+            let told = self.arrivals.missed(followed);
+            tokio::select! {
+                ended = &mut serving => return ended,
+                () = told => {}
+            }
+        }
+        serving.await
     }
 
     /// Until the connection is of no more use; why, for metrics and for people.
@@ -369,32 +407,53 @@ impl Drop for WholeGuard {
 }
 
 /// Takes what came to the node, in order.
-async fn deliver(
+struct Delivering {
     link: std::sync::Weak<Link>,
     parts: LinkParts,
-    mut received: mpsc::Receiver<Pushed>,
     arrivals: Arc<dyn Arrivals>,
-) {
-    while let Some(pushed) = received.recv().await {
+    dropped: Arc<Notify>,
+}
+
+impl Delivering {
+    async fn run(self, mut received: mpsc::Receiver<Pushed>) {
+        loop {
+            tokio::select! {
+                biased;
+                pushed = received.recv() => match pushed {
+                    Some(pushed) => self.deliver(pushed).await,
+                    None => return,
+                },
+                // Only once all that did find room is delivered.
+                () = self.dropped.notified() => {
+                    let followed = self.link.upgrade().map(|link| link.followed());
+                    self.arrivals.missed(followed.unwrap_or_default()).await;
+                }
+            }
+        }
+    }
+
+    async fn deliver(&self, pushed: Pushed) {
         let Pushed {
             channel,
             bytes,
             _room,
         } = pushed;
+        let parts = &self.parts;
         if channel == parts.probe.as_bytes() {
-            if let (Some(link), Some(number)) = (link.upgrade(), probe_number(&bytes)) {
+            if let (Some(link), Some(number)) = (self.link.upgrade(), probe_number(&bytes)) {
                 link.probed.store(number, Ordering::Release);
             }
-            continue;
+            return;
         }
         let Some(address) = parts.keys.address(&channel) else {
-            parts.metrics.dropped("address");
-            continue;
+            return parts.metrics.dropped("address");
         };
-        match open(&parts.sealer, &address, bytes) {
+        let opened = kept::split(bytes)
+            .and_then(|(place, bytes)| open(&parts.sealer, &address, place, bytes));
+        match opened {
             Ok(envelope) => {
                 parts.metrics.received(&address);
-                arrivals.arrive(envelope).await;
+                self.arrivals.arrive(envelope).await;
             }
             Err(error) => {
                 parts.metrics.dropped(error.name());
@@ -404,16 +463,24 @@ async fn deliver(
     }
 }
 
-/// The envelope, if it is for the address to which it came.
-fn open(sealer: &Sealer, address: &Address, bytes: Bytes) -> Result<Envelope, EnvelopeError> {
-    let envelope = sealer.open(address, bytes)?;
-    let fits = match &envelope {
-        Envelope::Message(message) => match &message.target {
-            Target::One(target) => target == address,
-            Target::Users(_) => *address == Address::Everyone,
-        },
-        Envelope::Question(_) => true,
-        Envelope::Answer(_) => matches!(address, Address::Node(_)),
+/// The envelope, if it is for the address to which it came, and one that may have a place.
+pub(super) fn open(
+    sealer: &Sealer,
+    address: &Address,
+    place: Option<Place>,
+    bytes: Bytes,
+) -> Result<Envelope, EnvelopeError> {
+    let mut envelope = sealer.open(address, bytes)?;
+    let fits = match &mut envelope {
+        Envelope::Message(message) => {
+            message.place = place;
+            match &message.target {
+                Target::One(target) => target == address,
+                Target::Users(_) => *address == Address::Everyone && place.is_none(),
+            }
+        }
+        Envelope::Question(_) => place.is_none(),
+        Envelope::Answer(_) => matches!(address, Address::Node(_)) && place.is_none(),
     };
     fits.then_some(envelope).ok_or(EnvelopeError::Malformed)
 }

@@ -13,6 +13,9 @@ mod keys;
 mod lease;
 mod link;
 mod place;
+mod reply;
+mod scripts;
+mod streams;
 mod topics;
 
 use std::sync::Arc;
@@ -26,6 +29,8 @@ use tokio::time::Instant;
 
 use self::fabric::Fabric;
 use self::keys::Keys;
+use self::link::Link;
+use self::scripts::Scripts;
 use super::{
     Arrivals, Backplane, BackplaneConfig, Envelope, Here, Later, PublishError, Published, Sealer,
 };
@@ -53,6 +58,7 @@ pub struct Redis {
 struct Shared {
     place: Arc<Place>,
     keys: Keys,
+    scripts: Scripts,
     sealer: Sealer,
     links_per_primary: usize,
     min_replicas: u32,
@@ -77,8 +83,10 @@ impl Redis {
         metrics: BackplaneMetrics,
         arrivals: Arc<dyn Arrivals>,
     ) -> Result<Self, String> {
+        let place = Place::of(config)?;
         let shared = Arc::new(Shared {
-            place: Arc::new(Place::of(config)?),
+            scripts: Scripts::new(place.is_cluster()),
+            place: Arc::new(place),
             keys: Keys::new(&config.prefix),
             sealer: Sealer::new(config.secret.as_ref()),
             links_per_primary: config.subscriber_links,
@@ -144,6 +152,18 @@ impl Shared {
         fabric.ok_or_else(|| Failure::NotSent("Redis was not reached yet".into()))
     }
 
+    /// What this node can say of its own echo, from before something is published to an address.
+    fn echo(&self, fabric: &Fabric, to: &Address, channel: &str) -> Echo {
+        let link = fabric.link_of(channel).clone();
+        let (before, losses) = link.here(to);
+        Echo {
+            heard: link.heard(),
+            link,
+            before,
+            losses,
+        }
+    }
+
     /// Sends an envelope, once.
     async fn publish(
         &self,
@@ -153,9 +173,7 @@ impl Shared {
     ) -> Result<Published, PublishError> {
         let fabric = self.fabric().map_err(refused)?;
         let channel = self.keys.channel(&to);
-        let link = fabric.link_of(&channel);
-        let (before, losses) = link.here(&to);
-        let heard = link.heard();
+        let echo = self.echo(&fabric, &to, &channel);
         let bytes = self.sealer.seal(&to, &envelope);
         let name = match self.place.is_cluster() {
             true => "SPUBLISH",
@@ -180,20 +198,35 @@ impl Shared {
             }
         };
         self.metrics.published(name);
-        let (after, losses_after) = link.here(&to);
-        let here = match (before, after) {
+        result.map(|listeners| echo.published(&to, listeners))
+    }
+}
+
+/// Whether what is published comes back to this node.
+struct Echo {
+    link: Arc<Link>,
+    before: Here,
+    losses: u64,
+    heard: u64,
+}
+
+impl Echo {
+    /// It was published, and so many listened.
+    fn published(&self, to: &Address, listeners: i64) -> Published {
+        let (after, losses) = self.link.here(to);
+        let here = match (self.before, after) {
             (Here::Silent, Here::Silent) => Here::Silent,
             (Here::Away, _) | (_, Here::Away) => Here::Away,
             // It was lost and is whole again: what was published meanwhile did not come.
-            _ if losses != losses_after => Here::Away,
+            _ if losses != self.losses => Here::Away,
             (before, after) if before == after => before,
             _ => Here::Changing,
         };
-        Ok(Published {
-            listeners: u32::try_from(result?).unwrap_or(0),
+        Published {
+            listeners: u32::try_from(listeners).unwrap_or(0),
             here,
-            heard,
-        })
+            heard: self.heard,
+        }
     }
 }
 

@@ -1,0 +1,18 @@
+-- Part of other scripts: begins an epoch where a stream stands whose meta is missing or behind it. Answers its epoch,
+-- offset and tag.
+local function begin(stream, meta, epoch, life)
+  local offset, tag, bytes = 0, '\0\0\0\0', 0
+  if redis.call('EXISTS', stream) == 1 then
+    local known = redis.call('XINFO', 'STREAM', stream)
+    for i = 1, #known, 2 do
+      if known[i] == 'last-generated-id' then offset = tonumber(string.match(known[i + 1], '^%d+')) end
+    end
+    for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+')) do
+      bytes = bytes + #entry[2][6]
+      if tonumber(string.match(entry[1], '^%d+')) == offset then tag = string.sub(entry[2][8], -4) end
+    end
+  end
+  redis.call('HSET', meta, 'e', epoch, 'o', offset, 'g', tag, 'b', bytes, 'f', offset, 'fg', tag, 'a', 0, 'l', 0, 'x', 0)
+  redis.call('PEXPIRE', meta, life)
+  return epoch, offset, tag, bytes
+end

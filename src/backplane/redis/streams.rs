@@ -1,0 +1,320 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use redis::Value;
+use tokio::time::Instant;
+
+use super::fabric::Fabric;
+use super::scripts::Call;
+use super::{Failure, Redis, Shared, link, reply};
+use crate::backplane::{
+    Append, AppendError, Appended, CursorMove, Durability, Envelope, From, Later, Once, Opened,
+    Page, Streams, Top,
+};
+use crate::model::{Address, Message, Place, Position, Since, Target};
+
+/// How long it is known where a stream stands, and a cursor, without a word of it.
+const META_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long a first attempt may come behind its retry, and how far back a retry looks for it.
+const RETRY_LIFE: Duration = Duration::from_secs(60);
+/// Cursors of one user's devices.
+const DEVICES_MAX: usize = 16;
+/// Calls under way for one wish; a pipeline holds as many.
+const CHUNK: usize = 512;
+/// Longer than any call.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Shared {
+    /// Runs a script on the primary that has its keys.
+    async fn eval(
+        &self,
+        fabric: &Fabric,
+        call: &Call<'_>,
+        replicated: bool,
+        deadline: Instant,
+    ) -> Result<Value, Failure> {
+        let commands = fabric.commands(call.key(), replicated);
+        match commands.run_by(call.known(), deadline).await {
+            Err(Failure::Refused(code, _)) if code == "NOSCRIPT" => {
+                commands.run_by(call.whole(), deadline).await
+            }
+            done => done,
+        }
+    }
+
+    /// The same, for what may be done again, and its answer.
+    async fn ask<T>(
+        &self,
+        call: Call<'_>,
+        parse: impl FnOnce(Value) -> Option<T>,
+    ) -> Result<T, String> {
+        let fabric = self.fabric().map_err(Failure::into_problem)?;
+        let deadline = Instant::now() + PATIENCE;
+        let done = self.eval(&fabric, &call, false, deadline).await;
+        let value = done.map_err(Failure::into_problem)?;
+        parse(value).ok_or_else(|| "a script in Redis answered what it never does".into())
+    }
+
+    async fn append(&self, append: Append, deadline: Instant) -> Result<Appended, AppendError> {
+        let Target::One(to) = &append.message.target else {
+            return Err(AppendError::Unavailable(
+                "many users have no stream together".into(),
+            ));
+        };
+        let fabric = self.fabric().map_err(refused)?;
+        let channel = self.keys.channel(to);
+        let echo = self.echo(&fabric, to, &channel);
+        let result = self
+            .append_to(&fabric, to, &channel, &append, deadline)
+            .await;
+        self.metrics.published(match &result {
+            Ok(_) => "accepted",
+            Err(AppendError::Unknown(_)) => "unknown",
+            Err(_) => "refused",
+        });
+        let answer = result?;
+        let position = answer.position;
+        Ok(Appended {
+            published: echo.published(to, answer.listeners),
+            id: answer.id,
+            position,
+            // The node's own retry is no other push.
+            duplicate: answer.id != append.message.id,
+            durability: match self.min_replicas {
+                0 => Durability::Stored,
+                _ => Durability::Replicated,
+            },
+        })
+    }
+
+    async fn append_to(
+        &self,
+        fabric: &Fabric,
+        to: &Address,
+        channel: &str,
+        append: &Append,
+        deadline: Instant,
+    ) -> Result<reply::Answer, AppendError> {
+        let Append {
+            message,
+            keep,
+            once,
+            again,
+        } = append;
+        let sealed = self.sealer.seal(to, &Envelope::Message(message.clone()));
+        let (stream, meta) = (self.keys.stream(to), self.keys.meta(to));
+        let marker = self.keys.marker(to, message.id);
+        let key = once.map(|once| self.keys.once(to, &once.key));
+        let asked = once.map_or(Vec::new(), |once| once.asked.to_vec());
+        let scripts = &self.scripts;
+        let call = match keep {
+            Some(keep) => {
+                let keys = [&*stream, &*meta, channel, &*marker];
+                let call = scripts.append.on(keys.into_iter().chain(key.as_deref()));
+                call.offer()
+                    .bytes(message.id.as_bytes().as_slice())
+                    .number(message.time)
+                    .bytes(sealed)
+                    .number(keep.messages.max(1))
+                    .number(keep.age.as_millis())
+                    .number(keep.bytes)
+                    .number(META_LIFE.as_millis())
+                    .number(u8::from(*again))
+                    .number(RETRY_LIFE.as_millis())
+            }
+            // Without a caller's key, under one that is of this message alone.
+            None => {
+                let keys = [key.as_deref().unwrap_or(&marker), channel];
+                let call = scripts.once.on(keys);
+                call.bytes(message.id.as_bytes().as_slice()).bytes(sealed)
+            }
+        };
+        let call = call.bytes(asked).number(Once::LIFE.as_millis());
+        let replicated = self.min_replicas > 0;
+        let value = self.eval(fabric, &call, replicated, deadline).await;
+        match value.map_err(refused)? {
+            Value::Int(0) => Err(AppendError::Conflict),
+            Value::Int(_) => Err(AppendError::Unknown(
+                "the stream has moved on too far to tell whether a first attempt got through"
+                    .into(),
+            )),
+            value => reply::answer(value)
+                .ok_or_else(|| AppendError::Unknown("Redis gave no position".into())),
+        }
+    }
+
+    async fn open_stream(
+        &self,
+        address: Address,
+        age: Duration,
+        from: From,
+    ) -> Result<Opened, String> {
+        let offset = match &from {
+            From::Since(Since::Now) => String::new(),
+            From::Since(Since::After(position)) => position.offset.to_string(),
+            From::Cursor(_) => "cursor".into(),
+        };
+        let (stream, meta) = (self.keys.stream(&address), self.keys.meta(&address));
+        let cursors = self.keys.cursors(&address);
+        let keys = [&*stream, &*meta, &*cursors];
+        let call = self.scripts.open.on(keys).offer();
+        let call = call.number(META_LIFE.as_millis()).number(age.as_millis());
+        let mut call = call.bytes(offset.into_bytes());
+        if let From::Cursor(Some(device)) = &from {
+            call = call.bytes(device.as_str().as_bytes());
+        }
+        let found = self.ask(call, reply::start).await?;
+        let top = found.found.top;
+        let (asked, told) = match from {
+            From::Since(Since::Now) => {
+                return Ok(Opened {
+                    top,
+                    start: top.position,
+                    recovered: None,
+                });
+            }
+            From::Since(Since::After(position)) => (Some(position), true),
+            From::Cursor(_) => (found.cursor, found.own),
+        };
+        let (start, recovered) = match asked {
+            Some(asked) => found.found.after(asked),
+            None => (found.found.before_oldest, true),
+        };
+        Ok(Opened {
+            top,
+            start,
+            recovered: told.then_some(recovered),
+        })
+    }
+
+    async fn top(&self, address: &Address, known: Position) -> Result<Top, String> {
+        let (stream, meta) = (self.keys.stream(address), self.keys.meta(address));
+        let keys = [&*stream, &*meta];
+        let call = self.scripts.top.on(keys).offer();
+        let call = call
+            .number(META_LIFE.as_millis())
+            .bytes(known.epoch.to_be_bytes().to_vec())
+            .number(known.offset)
+            .bytes(known.tag.0.to_be_bytes().to_vec());
+        self.ask(call, |value| reply::top(&mut reply::array(value)?))
+            .await
+    }
+
+    /// Reads on where envelopes could not be opened, so that a page that is not full is the last one.
+    async fn read_page(&self, address: Address, after: u64, most: usize) -> Result<Page, String> {
+        let (stream, meta) = (self.keys.stream(&address), self.keys.meta(&address));
+        let keys = [&*stream, &*meta];
+        let (mut after, mut messages) = (after, Vec::new());
+        loop {
+            let wanted = most - messages.len();
+            let call = self.scripts.read.on(keys).offer();
+            let call = call.number(META_LIFE.as_millis());
+            let call = call.number(after).number(wanted as u64);
+            let (top, entries) = self.ask(call, reply::page).await?;
+            let count = entries.len();
+            for (place, sealed) in entries {
+                after = place.offset;
+                messages.extend(self.unseal(&address, place, sealed));
+            }
+            if count < wanted || messages.len() >= most {
+                return Ok(Page { top, messages });
+            }
+        }
+    }
+
+    /// The message in a stream's entry. What is none is counted, and skipped.
+    fn unseal(&self, address: &Address, place: Place, sealed: Bytes) -> Option<Message> {
+        match link::open(&self.sealer, address, Some(place), sealed) {
+            Ok(Envelope::Message(message)) => Some(message),
+            Ok(_) => {
+                self.metrics.dropped("malformed");
+                None
+            }
+            Err(error) => {
+                self.metrics.dropped(error.name());
+                tracing::warn!(%address, offset = place.offset, reason = error.name(), "a kept message cannot be read");
+                None
+            }
+        }
+    }
+
+    async fn advance_one(&self, to: &CursorMove) -> Result<(), String> {
+        let address = Address::User(to.user.clone());
+        let (cursors, meta) = (self.keys.cursors(&address), self.keys.meta(&address));
+        let keys = [&*cursors, &*meta];
+        let Position { epoch, offset, tag } = to.to;
+        let device = to.device.as_ref().map_or("*", |device| device.as_str());
+        let call = self.scripts.advance.on(keys);
+        let call = call
+            .bytes(device.as_bytes())
+            .bytes(format!("{epoch:016x}").into_bytes())
+            .number(offset)
+            .bytes(format!("{:08x}", tag.0).into_bytes())
+            .bytes(epoch.to_be_bytes().to_vec())
+            .number(DEVICES_MAX as u64)
+            .number(META_LIFE.as_millis());
+        self.ask(call, |_| Some(())).await
+    }
+}
+
+/// Whether it is certain that nothing was done.
+fn refused(failure: Failure) -> AppendError {
+    match failure {
+        // What a script is denied in its midst leaves the first half of it done.
+        Failure::Refused(code, why) if code == "NOPERM" || code == "ERR" => {
+            AppendError::Unknown(why)
+        }
+        Failure::NotSent(why) | Failure::Refused(_, why) => AppendError::Unavailable(why),
+        Failure::Busy => AppendError::Busy,
+        Failure::Unknown(why) => AppendError::Unknown(why),
+    }
+}
+
+impl Streams for Redis {
+    fn append(
+        &self,
+        append: Append,
+        deadline: Instant,
+    ) -> Later<'_, Result<Appended, AppendError>> {
+        Box::pin(self.shared.append(append, deadline))
+    }
+
+    fn open(
+        &self,
+        address: Address,
+        age: Duration,
+        from: From,
+    ) -> Later<'_, Result<Opened, String>> {
+        Box::pin(self.shared.open_stream(address, age, from))
+    }
+
+    fn tops(&self, known: Vec<(Address, Position)>) -> Later<'_, Result<Vec<Top>, String>> {
+        Box::pin(async move {
+            let mut tops = Vec::with_capacity(known.len());
+            for some in known.chunks(CHUNK) {
+                let asked = some.iter().map(|(address, p)| self.shared.top(address, *p));
+                for top in join_all(asked).await {
+                    tops.push(top?);
+                }
+            }
+            Ok(tops)
+        })
+    }
+
+    fn read(&self, address: Address, after: u64, most: usize) -> Later<'_, Result<Page, String>> {
+        Box::pin(self.shared.read_page(address, after, most))
+    }
+
+    fn advance(&self, moves: Vec<CursorMove>) -> Later<'_, Result<(), String>> {
+        Box::pin(async move {
+            for some in moves.chunks(CHUNK) {
+                let moved = some.iter().map(|to| self.shared.advance_one(to));
+                for moved in join_all(moved).await {
+                    moved?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
