@@ -54,7 +54,6 @@ struct Links {
 impl Links {
     fn new(config: &Config, intake: &Intake, metrics: &Metrics) -> Result<Self, String> {
         let arrivals = intake.delivery.clone();
-        let arrivals2 = arrivals.clone();
         Ok(match config.backplane.kind {
             BackplaneKind::Memory => {
                 let memory = Arc::new(Memory::new(arrivals));
@@ -72,7 +71,7 @@ impl Links {
                 let redis = Arc::new(redis);
                 Self {
                     backplane: redis.clone(),
-                    streams: Arc::new(Memory::new(arrivals2)),
+                    streams: redis.clone(),
                     leases: redis.clone(),
                     store: Arc::new(RedisTickets::new(redis.clone(), metrics.clone())),
                     redis: Some(redis),
