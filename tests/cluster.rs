@@ -56,6 +56,8 @@ async fn an_answer_says_where_the_user_is() {
     let redis = RedisServer::start().await;
     let nodes = fleet(&redis.url()).await;
     let answer = nodes[0].push(USER, json!(0)).await;
+    assert_eq!(answer["status"], "STORED", "{answer}");
+    let (_, answer) = push_as(&nodes[0], Some("VOLATILE"), json!(0)).await;
     assert_eq!(answer["status"], "NOBODY_CONNECTED", "{answer}");
     let (mut here, _) = nodes[0].join(USER, "").await;
     let answer = nodes[0].push(USER, json!(1)).await;
@@ -169,7 +171,7 @@ async fn a_broadcast_reaches_its_users_on_all_nodes_by_one_envelope_per_node() {
     let (status, answer) = nodes[0]
         .post(
             "/v1/broadcast",
-            json!({"user_ids": users, "message": "even"}),
+            json!({"user_ids": users, "message": "even", "class": "VOLATILE"}),
         )
         .await;
     assert_eq!(status, 200, "{answer}");

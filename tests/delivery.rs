@@ -85,8 +85,11 @@ async fn concurrent_publishers_are_seen_in_one_order_by_all() {
 async fn nobody_connected_is_said() {
     let node = node().await;
     let answer = node.push("nobody", json!("hello")).await;
-    assert_eq!(answer["status"], "NOBODY_CONNECTED");
+    assert_eq!(answer["status"], "STORED");
     assert_eq!(answer["local_connections"], 0);
+    let live = json!({"user_id": "nobody", "message": "hello", "class": "VOLATILE"});
+    let (_, answer) = node.post("/v1/push", live).await;
+    assert_eq!(answer["status"], "NOBODY_CONNECTED");
     assert_eq!(answer["message_id"].as_str().map(str::len), Some(22));
 }
 

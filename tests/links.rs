@@ -71,7 +71,8 @@ async fn a_frozen_subscriber_link_is_found_though_commands_go_on() {
     // Nobody comes or goes: nothing is asked of the link, and only its silence shows that it is dead.
     proxy.set(Whom::Marked, Way::Down, Fault::Cut);
     // Before it is found: what the node itself publishes goes past the link.
-    let (status, answer) = push_as(&nodes[2], None, json!("past the hanging link")).await;
+    let (status, answer) =
+        push_as(&nodes[2], Some("VOLATILE"), json!("past the hanging link")).await;
     assert_eq!(
         (status, &answer["degraded"], &answer["local_connections"]),
         (200, &json!(true), &json!(1)),

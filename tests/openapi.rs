@@ -68,6 +68,9 @@ fn smallest_with(document: &Value, schema: &Value, field: Option<&str>) -> Value
     for name in field.into_iter().chain(names(&schema["required"])) {
         put(&mut body, name);
     }
+    if field == Some("collapse_key") {
+        body.insert("class".into(), "VOLATILE".into());
+    }
     for choice in schema["allOf"].as_array().into_iter().flatten() {
         let choices = choice["oneOf"].as_array().expect("choices");
         let choices: Vec<_> = choices.iter().map(|c| names(&c["required"])[0]).collect();

@@ -281,3 +281,36 @@ async fn a_kept_broadcast_waits_in_each_inbox() {
     node.push("1", json!("end")).await;
     assert_eq!(next(&mut here).await["data"], "end");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_consumer_loses_what_is_superseded_and_not_its_connection() {
+    let node = node_with(|c| {
+        c.limits.outbox_bytes = 256 << 10;
+        c.limits.node_outbox_bytes = 64 << 20;
+    })
+    .await;
+    let (mut socket, _) = node.join("42", "").await;
+    // It reads nothing, and is pushed far more than its socket and its outbox hold.
+    let price = "x".repeat(32 << 10);
+    for n in 0..600 {
+        let body = json!({"user_id": "42", "message": {"n": n, "x": price}, "class": "VOLATILE",
+            "collapse_key": "price"});
+        assert_eq!(node.post("/v1/push", body).await.0, 200);
+    }
+    node.push("42", json!("end")).await;
+    let (mut seen, mut last) = (0, None);
+    loop {
+        let frame = next(&mut socket).await;
+        if frame["data"] == "end" {
+            break;
+        }
+        let n = frame["data"]["n"].as_u64();
+        assert!(n > last);
+        (seen, last) = (seen + 1, n);
+    }
+    assert_eq!(last, Some(599));
+    assert!(seen < 600, "nothing was superseded");
+    let kept = json!({"user_id": "42", "message": 1, "collapse_key": "k", "class": "KEPT"});
+    let (code, answer) = node.post("/v1/push", kept).await;
+    assert_eq!((code, &answer["field"]), (400, &json!("collapse_key")));
+}

@@ -54,7 +54,7 @@ async fn welcome_is_first_and_every_answer_has_its_ref() {
     .await;
     assert_eq!(next(&mut socket).await["code"], "not_subscribed");
     say(&mut socket, json!({"type": "ack", "position": "x"})).await;
-    assert_eq!(next(&mut socket).await["code"], "unimplemented");
+    assert_eq!(next(&mut socket).await["code"], "bad_request");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -214,10 +214,7 @@ async fn a_close_is_answered_and_the_place_given_back() {
     let (mut socket, _) = node.join("42", "").await;
     socket.close(None).await.expect("sent");
     until("the place is free", async || node.node().connections() == 0).await;
-    assert_eq!(
-        node.push("42", json!(1)).await["status"],
-        "NOBODY_CONNECTED"
-    );
+    assert_eq!(node.push("42", json!(1)).await["status"], "STORED");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

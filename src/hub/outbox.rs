@@ -1,9 +1,12 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Hub;
+use super::encoded::Encoded;
+use crate::model::Message;
 use crate::telemetry::Metrics;
 
 /// The most frames of one write: Linux takes 1,024, and beyond 64 a longer list gains nothing (measured).
@@ -16,15 +19,24 @@ const POOL_CAPACITY_MAX: usize = 64;
 /// A session's bounded queue of encoded frames. Empty, it owns no memory.
 #[derive(Default)]
 pub(super) struct Outbox {
-    frames: VecDeque<Bytes>,
+    frames: VecDeque<Queued>,
+    /// How many of them may go before they are written.
+    passing: u32,
     /// Bytes of the first frame that are written already.
     written: usize,
     bytes: usize,
 }
 
+/// A frame that waits.
+struct Queued {
+    bytes: Bytes,
+    /// Of a message that expires, or that another one may supersede.
+    passing: Option<Arc<Encoded>>,
+}
+
 /// Emptied queues, so that a message to many sessions allocates nothing for each.
 #[derive(Default)]
-pub(super) struct OutboxPool(Vec<VecDeque<Bytes>>);
+pub(super) struct OutboxPool(Vec<VecDeque<Queued>>);
 
 impl Outbox {
     /// Bytes that wait.
@@ -36,14 +48,74 @@ impl Outbox {
         self.frames.is_empty()
     }
 
+    /// Adds a frame that must be written.
     pub(super) fn push(&mut self, frame: Bytes, pool: &mut OutboxPool) {
+        self.push_queued(frame, None, pool);
+    }
+
+    /// Adds the frame of a message, which goes before it is written if it expires or is superseded.
+    pub(super) fn push_message(
+        &mut self,
+        frame: Bytes,
+        encoded: &Arc<Encoded>,
+        pool: &mut OutboxPool,
+    ) {
+        let message = encoded.message();
+        let passes = message.expires.is_some() || message.collapse_key.is_some();
+        self.passing += u32::from(passes);
+        self.push_queued(frame, passes.then(|| encoded.clone()), pool);
+    }
+
+    fn push_queued(&mut self, frame: Bytes, passing: Option<Arc<Encoded>>, pool: &mut OutboxPool) {
         if self.frames.capacity() == 0
             && let Some(queue) = pool.0.pop()
         {
             self.frames = queue;
         }
         self.bytes += frame.len();
-        self.frames.push_back(frame);
+        self.frames.push_back(Queued {
+            bytes: frame,
+            passing,
+        });
+    }
+
+    /// Drops what this message supersedes: an unwritten one of its address with its key. Answers its bytes.
+    pub(super) fn supersede(&mut self, by: &Encoded) -> usize {
+        let Some(key) = &by.message().collapse_key else {
+            return 0;
+        };
+        let (key, target) = (Some(key), &by.message().target);
+        self.drop_passing(|old| old.collapse_key.as_ref() == key && old.target == *target)
+    }
+
+    /// Drops what has expired. Answers its bytes.
+    pub(super) fn drop_expired(&mut self, unix_millis: impl FnOnce() -> u64) -> usize {
+        if self.passing == 0 {
+            return 0;
+        }
+        let now = unix_millis();
+        self.drop_passing(|message| message.is_expired(now))
+    }
+
+    fn drop_passing(&mut self, goes: impl Fn(&Message) -> bool) -> usize {
+        if self.passing == 0 {
+            return 0;
+        }
+        let before = self.bytes;
+        // A frame that is partly written stays: the stream needs it to its end.
+        let (mut first, began) = (true, self.written > 0);
+        let (bytes, passing) = (&mut self.bytes, &mut self.passing);
+        self.frames.retain(|queued| {
+            let stays = std::mem::take(&mut first) && began;
+            let encoded = queued.passing.as_ref().filter(|_| !stays);
+            let gone = encoded.is_some_and(|encoded| goes(encoded.message()));
+            if gone {
+                *bytes -= queued.bytes.len();
+                *passing -= 1;
+            }
+            !gone
+        });
+        before - self.bytes
     }
 
     /// What to write next: how many slices were filled.
@@ -51,7 +123,7 @@ impl Outbox {
         let mut count = 0;
         for (slice, frame) in slices.iter_mut().zip(&self.frames) {
             let from = if count == 0 { self.written } else { 0 };
-            *slice = IoSlice::new(&frame[from..]);
+            *slice = IoSlice::new(&frame.bytes[from..]);
             count += 1;
         }
         count
@@ -65,14 +137,15 @@ impl Outbox {
             let Some(first) = self.frames.front() else {
                 break;
             };
-            let left = first.len() - self.written;
+            let left = first.bytes.len() - self.written;
             if written < left {
                 self.written += written;
                 return completed;
             }
             written -= left;
             self.written = 0;
-            self.frames.pop_front();
+            let gone = self.frames.pop_front();
+            self.passing -= u32::from(gone.is_some_and(|gone| gone.passing.is_some()));
             completed += 1;
         }
         if self.frames.is_empty() {
@@ -88,10 +161,9 @@ impl Outbox {
     pub(super) fn clear_unwritten(&mut self) {
         let keep = usize::from(self.written > 0);
         self.frames.truncate(keep);
-        self.bytes = self
-            .frames
-            .front()
-            .map_or(0, |first| first.len() - self.written);
+        let first = self.frames.front();
+        self.bytes = first.map_or(0, |first| first.bytes.len() - self.written);
+        self.passing = first.map_or(0, |first| u32::from(first.passing.is_some()));
     }
 }
 
@@ -139,6 +211,7 @@ pub(super) fn no_slices<'a>() -> [IoSlice<'a>; FRAMES_PER_WRITE] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Address, Body, MessageId, Target};
 
     proptest::proptest! {
         #[test]
@@ -166,6 +239,46 @@ mod tests {
             proptest::prop_assert_eq!(outbox.bytes(), 0);
             proptest::prop_assert_eq!(out, frames.concat());
         }
+    }
+
+    fn encoded(key: Option<&str>, expires: Option<u64>) -> Arc<Encoded> {
+        Arc::new(Encoded::new(Message {
+            collapse_key: key.map(Into::into),
+            expires,
+            ..Message::new(
+                MessageId::new(0),
+                Target::One(Address::Everyone),
+                Body::Text("x".into()),
+                0,
+            )
+        }))
+    }
+
+    #[test]
+    fn what_is_superseded_or_expired_goes_unless_it_began() {
+        let (mut pool, mut outbox) = (OutboxPool::default(), Outbox::default());
+        let (a, b, late) = (
+            encoded(Some("a"), None),
+            encoded(Some("b"), None),
+            encoded(None, Some(10)),
+        );
+        for (frame, message) in [("a1", &a), ("b1", &b), ("late", &late)] {
+            outbox.push_message(Bytes::from_static(frame.as_bytes()), message, &mut pool);
+        }
+        outbox.push(Bytes::from_static(b"own"), &mut pool);
+        assert_eq!(outbox.supersede(&encoded(None, None)), 0);
+        outbox.advance(1, &mut pool);
+        // The first has begun.
+        assert_eq!((outbox.supersede(&a), outbox.supersede(&b)), (0, 2));
+        assert_eq!(
+            (outbox.drop_expired(|| 9), outbox.drop_expired(|| 10)),
+            (0, 4)
+        );
+        let mut slices = no_slices();
+        assert_eq!((outbox.slices(&mut slices), outbox.bytes()), (2, 4));
+        assert_eq!((&*slices[0], &*slices[1]), (&b"1"[..], &b"own"[..]));
+        outbox.advance(4, &mut pool);
+        assert_eq!((outbox.passing, outbox.is_empty()), (0, true));
     }
 
     #[test]

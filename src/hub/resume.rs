@@ -410,9 +410,14 @@ impl State {
     /// behind.
     fn deliver_next(&mut self, address: &Address, delivered: &Delivered) {
         let position = delivered.encoded.message().position();
+        // Who is behind gets it from the stream, which counts.
+        let mut will = 0;
         if let Some(stream) = self.stream(address) {
             match position {
-                Some(position) => stream.reached(position),
+                Some(position) => {
+                    stream.reached(position);
+                    will = stream.behind().count() as u32;
+                }
                 None => {
                     let dropped = stream.keep_waiting(&delivered.encoded);
                     self.hub.metrics.streams.waiting_dropped.inc_by(dropped);
@@ -420,7 +425,7 @@ impl State {
             }
         }
         let took = self.deliver_to(address, &delivered.encoded);
-        self.took(delivered, took);
+        self.took(delivered, took + will);
     }
 
     /// Delivers what a stream has behind what its members have. True once nothing is missing.

@@ -341,6 +341,7 @@ impl State {
             return Pushed::Closed;
         }
         let frame = encoded.frame(session.format);
+        self.unsettled.outbox_bytes -= session.outbox.supersede(encoded) as i64;
         let node_full = !session.outbox.is_empty()
             && self.unsettled.node_outbox_bytes(&self.hub) + frame.len()
                 > self.hub.outbox_bytes_max;
@@ -349,7 +350,9 @@ impl State {
             return Pushed::Full;
         }
         self.unsettled.outbox_bytes += frame.len() as i64;
-        session.outbox.push(frame.clone(), &mut self.pool);
+        session
+            .outbox
+            .push_message(frame.clone(), encoded, &mut self.pool);
         if let Some(position) = encoded.inbox_position() {
             session.reached = Some(position);
         }
@@ -501,6 +504,7 @@ impl State {
         }
         let stream = Rc::clone(&session.stream);
         let unsettled = &mut self.unsettled;
+        unsettled.outbox_bytes -= session.outbox.drop_expired(unix_millis) as i64;
         let failed = loop {
             let mut slices = no_slices();
             let count = session.outbox.slices(&mut slices);

@@ -140,6 +140,12 @@ impl Fabric {
         &self.links[place_of(&self.topology, self.per_primary, channel)]
     }
 
+    /// Why Redis refuses what is published, if it does.
+    pub(super) fn refuses(&self) -> Option<String> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.as_ref().map(|(_, why)| why.clone())
+    }
+
     /// Whether everything is connected and listened to.
     pub(super) fn is_whole(&self) -> bool {
         let mut commands = self.commands.iter().chain(&self.replicated);
@@ -243,7 +249,13 @@ async fn probe(
         command.arg(link.probe_channel()).arg(number.to_string());
         // What the commands' own connection does not take says nothing about the link.
         match commands.run(command).await {
-            Ok(_) => note(&refused, None),
+            // What was kept meanwhile was told to nobody: the link is made whole anew, which finds it.
+            Ok(_) => {
+                if note(&refused, None) {
+                    link.rebuild();
+                    continue;
+                }
+            }
             Err(Failure::Refused(_, why)) => {
                 note(&refused, Some(why));
                 continue;
@@ -265,15 +277,16 @@ async fn probe(
     }
 }
 
-/// Remembers since when Redis refuses what is published.
-fn note(refused: &Refused, why: Option<String>) {
+/// Remembers since when Redis refuses what is published; true if it does so no more.
+fn note(refused: &Refused, why: Option<String>) -> bool {
     let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
     match (why, &mut *refused) {
-        (None, refused) => *refused = None,
+        (None, refused) => return refused.take().is_some(),
         (Some(why), Some((_, said))) => *said = why,
         (Some(why), refused) => {
             tracing::warn!(problem = %why, "Redis refuses what this node publishes");
             *refused = Some((Instant::now(), why));
         }
     }
+    false
 }

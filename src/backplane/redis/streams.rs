@@ -63,6 +63,10 @@ impl Shared {
             ));
         };
         let fabric = self.fabric().map_err(refused)?;
+        // It would be kept, and nobody told.
+        if let Some(why) = fabric.refuses() {
+            return Err(AppendError::Unavailable(why));
+        }
         let channel = self.keys.channel(to);
         let echo = self.echo(&fabric, to, &channel);
         let result = self
