@@ -17,19 +17,30 @@ use crate::support::DEADLINE;
 use crate::support::redis::RedisServer;
 
 /// What arrives at a node.
-struct Inbox {
+pub struct Inbox {
     sender: mpsc::Sender<Envelope>,
     receiver: Mutex<mpsc::Receiver<Envelope>>,
+    missed: std::sync::Mutex<Vec<Address>>,
 }
 
 impl Inbox {
-    fn new() -> Arc<Self> {
+    pub fn new() -> Arc<Self> {
         let (sender, receiver) = mpsc::channel(1000);
         let receiver = Mutex::new(receiver);
-        Arc::new(Self { sender, receiver })
+        let missed = std::sync::Mutex::default();
+        Arc::new(Self {
+            sender,
+            receiver,
+            missed,
+        })
     }
 
-    async fn next(&self) -> Envelope {
+    /// The addresses of which something may have been missed, since the last look.
+    pub fn missed(&self) -> Vec<Address> {
+        std::mem::take(&mut *self.missed.lock().expect("whole"))
+    }
+
+    pub async fn next(&self) -> Envelope {
         let mut receiver = self.receiver.lock().await;
         tokio::time::timeout(DEADLINE, receiver.recv())
             .await
@@ -37,7 +48,7 @@ impl Inbox {
             .expect("the inbox is open")
     }
 
-    async fn is_empty(&self) -> bool {
+    pub async fn is_empty(&self) -> bool {
         self.receiver.lock().await.is_empty()
     }
 }
@@ -47,7 +58,8 @@ impl Arrivals for Inbox {
         Box::pin(async move { self.sender.send(envelope).await.expect("there is room") })
     }
 
-    fn missed(&self, _: Vec<Address>) -> Later<'_, ()> {
+    fn missed(&self, addresses: Vec<Address>) -> Later<'_, ()> {
+        self.missed.lock().expect("whole").extend(addresses);
         Box::pin(std::future::ready(()))
     }
 }
@@ -76,7 +88,7 @@ async fn redis(server: &RedisServer, incarnation: u64) -> End {
     (Arc::new(redis), inbox)
 }
 
-fn user(id: &str) -> Address {
+pub fn user(id: &str) -> Address {
     Address::User(UserId::parse(id).expect("a user"))
 }
 
@@ -90,7 +102,7 @@ fn message(to: &Address, text: &str) -> Envelope {
     ))
 }
 
-fn soon() -> Instant {
+pub fn soon() -> Instant {
     Instant::now() + Duration::from_secs(5)
 }
 

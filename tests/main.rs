@@ -26,6 +26,8 @@ mod resume;
 mod secrets;
 mod service;
 mod sources;
+mod streams;
+mod streams_redis;
 mod support;
 mod tools;
 mod wire;
