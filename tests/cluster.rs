@@ -80,7 +80,7 @@ async fn an_answer_says_where_the_user_is() {
         (&json!("DISPATCHED_TO_CLUSTER"), &json!(0), &json!(1)),
         "{answer}"
     );
-    let (mut there, _) = nodes[1].join(USER, "").await;
+    let (mut there, _) = nodes[1].join(USER, "&since=now").await;
     let answer = nodes[0].push(USER, json!(3)).await;
     assert_eq!(
         (
@@ -91,14 +91,14 @@ async fn an_answer_says_where_the_user_is() {
         (&json!("DISPATCHED_TO_CLUSTER"), &json!(1), &json!(1)),
         "{answer}"
     );
-    for n in 1..=3 {
+    for n in 0..=3 {
         assert_eq!(next(&mut here).await["data"], n);
     }
     assert_eq!(next(&mut there).await["data"], 3);
     drop((here, there));
     until("nobody is there, and every node says so", async || {
         let answer = nodes[2].push(USER, json!(4)).await;
-        answer["status"] == "NOBODY_CONNECTED"
+        answer["status"] == "STORED"
     })
     .await;
 }

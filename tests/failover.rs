@@ -102,7 +102,7 @@ async fn a_users_slot_moves_to_another_primary_under_load() {
         heard_again(&devices).await;
         for _ in 0..2 {
             let (owner, slot) = cluster.owner(&format!("{{user:{USER}}}")).await;
-            cluster.move_slot(slot, (owner + 1) % 3).await;
+            cluster.move_slot(slot, owner, (owner + 1) % 3).await;
             heard_again(&devices).await;
         }
         stop.store(true, Ordering::Release);

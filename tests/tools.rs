@@ -232,7 +232,7 @@ async fn a_clusters_slots_can_be_moved() {
     let cluster = RedisCluster::start().await;
     let (owner, slot) = cluster.owner("{user:42}").await;
     let other = (owner + 1) % 3;
-    cluster.move_slot(slot, other).await;
+    cluster.move_slot(slot, owner, other).await;
     assert_eq!(cluster.owner("{user:42}").await, (other, slot));
     let reply = cluster.primaries[owner]
         .try_command(&["GET", "{user:42}"])

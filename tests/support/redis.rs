@@ -482,13 +482,32 @@ impl RedisCluster {
         panic!("nobody has slot {slot}");
     }
 
-    /// Gives an empty slot to another primary, as resharding ends.
-    pub async fn move_slot(&self, slot: u16, to: usize) {
-        let id = self.primaries[to]
-            .command(&["CLUSTER", "MYID"])
-            .await
-            .text();
+    /// Gives a slot with its keys to another primary, as resharding does.
+    pub async fn move_slot(&self, slot: u16, from: usize, to: usize) {
+        let id = async |n: usize| {
+            let id = self.primaries[n].command(&["CLUSTER", "MYID"]).await;
+            id.text()
+        };
+        let (source, id) = (id(from).await, id(to).await);
         let slot = slot.to_string();
+        let begin = ["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source];
+        self.primaries[to].command(&begin).await;
+        let begin = ["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id];
+        self.primaries[from].command(&begin).await;
+        let port = self.primaries[to].port.to_string();
+        loop {
+            // From now on no new key comes: whoever asks for one is sent to the other primary.
+            let get = ["CLUSTER", "GETKEYSINSLOT", &slot, "100"];
+            let keys = self.primaries[from].command(&get).await.items();
+            if keys.is_empty() {
+                break;
+            }
+            for key in keys {
+                let key = key.text();
+                let migrate = ["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"];
+                self.primaries[from].command(&migrate).await;
+            }
+        }
         let words = ["CLUSTER", "SETSLOT", &slot, "NODE", &id];
         self.primaries[to].command(&words).await;
         for primary in &self.primaries {

@@ -123,7 +123,9 @@ impl Stream {
     /// Where in the queue the first message behind an offset is: offsets are consecutive.
     fn index(&self, after: u64) -> usize {
         let first = self.messages.front().and_then(|m| m.place);
-        let skip = first.map_or(0, |first| (after + 1).saturating_sub(first.offset));
+        let skip = first.map_or(0, |first| {
+            after.saturating_add(1).saturating_sub(first.offset)
+        });
         usize::try_from(skip).unwrap_or(usize::MAX)
     }
 }
