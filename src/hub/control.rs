@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant as Deadline;
 
 use super::questions::Pending;
-use super::router::{Applied, Refusal, Router};
+use super::{Applied, Refusal, Router};
 use crate::backplane::{Answer, Arrivals as _, Envelope, Here, PublishError, Published, Question};
 use crate::model::{Address, Ask, ChannelName, ConnectionInfo, Said, Sessions, UserId};
 

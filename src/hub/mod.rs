@@ -4,7 +4,9 @@
 //! is touched by its thread alone, so nothing on the way out of a node is locked. The router accepts messages into the
 //! backplane, [`Delivery`] takes what comes out of it to the shards, through one bounded queue each.
 
+mod accept;
 mod admission;
+mod answer;
 mod close;
 mod command;
 mod config;
@@ -12,6 +14,7 @@ mod control;
 mod cursors;
 mod delivery;
 mod encoded;
+mod mend;
 mod outbox;
 mod questions;
 mod reader;
@@ -37,6 +40,7 @@ use crate::model::{Address, NodeId};
 use crate::telemetry::Metrics;
 
 pub use admission::{Admission, Bucket, NoPlace, PlaceGuard};
+pub use answer::{Accepted, Applied, BroadcastAccepted, Draft, Refusal, Status};
 pub use close::CloseReason;
 pub use config::{
     HeartbeatConfig, HubConfig, InboxConfig, Limits, Namespace, Namespaces, PublishRule, Rules,
@@ -44,9 +48,7 @@ pub use config::{
 };
 pub use delivery::Delivery;
 pub use encoded::Format;
-pub use router::{
-    ACCEPT_TIMEOUT, Accepted, Applied, BroadcastAccepted, Draft, Refusal, Router, Status,
-};
+pub use router::{ACCEPT_TIMEOUT, Router};
 pub use session::Acks;
 pub use shard::{Asked, NotAdmitted, Prepared, Shard};
 pub use threads::{ShardSeat, ShardThreads};

@@ -6,10 +6,10 @@ use serde_json::value::RawValue;
 use tokio::net::TcpStream;
 
 use super::close::CloseReason;
-use super::router::{ACCEPT_TIMEOUT, Draft, Refusal};
+use super::router::ACCEPT_TIMEOUT;
 use super::session::{Phase, SessionKey};
 use super::shard::Shard;
-use super::{Format, PublishRule};
+use super::{Draft, Format, PublishRule, Refusal};
 use crate::backplane::From;
 use crate::model::{Address, Body, ChannelName, Since};
 use crate::wire::codec::{self, Decoder, Event, Opcode, Role};

@@ -7,7 +7,7 @@ use tokio::task::spawn_local;
 
 use super::close::CloseReason;
 use super::command::Command;
-use super::resume::Missing;
+use super::mend::Missing;
 use super::session::{Session, SessionKey};
 use super::shard::Shard;
 use super::state::{Followers, State};
