@@ -67,8 +67,10 @@ impl Links {
             }
             BackplaneKind::Redis => {
                 let links = metrics.backplane.clone();
-                let redis = Redis::new(&config.backplane, intake.incarnation, links, arrivals)?;
-                let redis = Arc::new(redis);
+                let keeps = config.inbox.keep().is_some()
+                    || config.namespaces.iter().any(|n| n.keep().is_some());
+                let (place, run) = (&config.backplane, intake.incarnation);
+                let redis = Arc::new(Redis::new(place, run, keeps, links, arrivals)?);
                 Self {
                     backplane: redis.clone(),
                     streams: redis.clone(),
@@ -179,7 +181,7 @@ impl Node {
         })
         .map_err(|e| format!("a shard's thread could not be started: {e}"))?;
         if let Some(redis) = &links.redis {
-            redis.wait_until_whole().await;
+            redis.wait_until_whole().await?;
         }
         let mut tasks = JoinSet::new();
         tasks.spawn(answering);

@@ -82,8 +82,8 @@ async fn redis(server: &RedisServer, incarnation: u64) -> End {
     };
     let inbox = Inbox::new();
     let metrics = Metrics::new().backplane;
-    let redis = Redis::new(&config, incarnation, metrics, inbox.clone()).expect("valid");
-    redis.wait_until_whole().await;
+    let redis = Redis::new(&config, incarnation, true, metrics, inbox.clone()).expect("valid");
+    redis.wait_until_whole().await.expect("fit");
     assert_eq!(redis.ailments(), Vec::<String>::new());
     (Arc::new(redis), inbox)
 }

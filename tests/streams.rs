@@ -42,8 +42,8 @@ pub async fn redis_at(url: &str, change: impl FnOnce(&mut BackplaneConfig)) -> E
     change(&mut config);
     let inbox = Inbox::new();
     let metrics = Metrics::new().backplane;
-    let redis = Redis::new(&config, 7, metrics, inbox.clone()).expect("valid");
-    redis.wait_until_whole().await;
+    let redis = Redis::new(&config, 7, true, metrics, inbox.clone()).expect("valid");
+    redis.wait_until_whole().await.expect("fit");
     assert_eq!(redis.ailments(), Vec::<String>::new());
     let streams = Arc::new(redis);
     End { streams, inbox }

@@ -182,7 +182,8 @@ fn kept_bytes() -> usize {
 }
 
 impl Namespace {
-    fn keep(&self) -> Option<Keep> {
+    /// What is kept of a channel's messages; none = nothing.
+    pub fn keep(&self) -> Option<Keep> {
         keep(self.max_messages, self.max_age, self.max_bytes)
     }
 }

@@ -200,8 +200,9 @@ impl Part {
                 ..BackplaneConfig::default()
             };
             let metrics = Metrics::new().backplane;
-            let redis = RedisBackplane::new(&config, 1, metrics, Arc::new(Counted::default()))?;
-            redis.wait_until_whole().await;
+            let redis =
+                RedisBackplane::new(&config, 1, false, metrics, Arc::new(Counted::default()))?;
+            redis.wait_until_whole().await?;
             match self {
                 Self::Out { seconds, .. } => out(redis, Duration::from_secs(seconds)).await,
                 Self::In { .. } => listen(redis).await,

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant as Deadline;
 
 use super::backoff::Backoff;
+use super::inspection::{Inspection, Run};
 use super::place::{Endpoint, Place};
 use crate::backplane::Later;
 
@@ -72,6 +73,8 @@ struct LineState {
     /// Since when it is not there, and why.
     down: Option<(Instant, String)>,
     up: Option<Instant>,
+    /// It was reached, and is not to be used.
+    unfit: bool,
     ever: bool,
 }
 
@@ -91,11 +94,12 @@ impl Commands {
         replicas: u32,
         ever: bool,
         up: Arc<Notify>,
+        inspection: Inspection,
         moved: impl Fn() + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let line = Arc::new(Line::default());
-        line.went_down("not connected yet".into());
+        line.went_down("not connected yet".into(), false);
         line.lock().ever = ever;
         let handle = Self {
             jobs,
@@ -106,6 +110,7 @@ impl Commands {
             endpoint,
             replicas,
             up,
+            inspection,
             moved: Box::new(moved),
             line,
         };
@@ -147,6 +152,13 @@ impl Commands {
         self.line.lock().down.clone()
     }
 
+    /// Why what is there is not to be used.
+    pub(super) fn unfit(&self) -> Option<String> {
+        let state = self.line.lock();
+        let down = state.down.as_ref().filter(|_| state.unfit);
+        down.map(|(_, why)| why.clone())
+    }
+
     /// Whether it ever was there.
     pub(super) fn ever(&self) -> bool {
         self.line.lock().ever
@@ -158,8 +170,9 @@ impl Line {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn went_down(&self, why: String) {
+    fn went_down(&self, why: String, unfit: bool) {
         let mut state = self.lock();
+        state.unfit = unfit;
         let since = state
             .down
             .take()
@@ -172,6 +185,7 @@ impl Line {
         let mut state = self.lock();
         state.down = None;
         state.up = Some(Instant::now());
+        state.unfit = false;
         state.ever = true;
     }
 }
@@ -181,6 +195,7 @@ struct Task {
     endpoint: Endpoint,
     replicas: u32,
     up: Arc<Notify>,
+    inspection: Inspection,
     moved: Box<dyn Fn() + Send + Sync>,
     line: Arc<Line>,
 }
@@ -190,29 +205,31 @@ impl Task {
         let mut backoff = Backoff::default();
         loop {
             let lost = Arc::new(Notify::new());
-            let connecting = self
-                .place
-                .connect(&self.endpoint, Some(on_push(lost.clone())));
+            let connecting = self.connect(lost.clone());
             let Some(connected) = meanwhile_refuse(&mut queue, &self.line, connecting).await else {
                 return;
             };
-            let why = match connected {
-                Ok(connection) => {
+            let (why, unfit) = match connected {
+                Ok((connection, run)) => {
                     tracing::info!(endpoint = ?self.endpoint, "the command link to Redis is up");
                     self.line.came_up();
                     self.up.notify_waiters();
                     let began = Instant::now();
-                    let ended = self.serve(connection, &mut queue, &lost).await;
+                    // What is asked for meanwhile waits.
+                    let ended = match self.inspection.compare(connection.clone(), run).await {
+                        Ok(()) => self.serve(connection, &mut queue, &lost).await,
+                        Err(why) => Ended::Broken(why),
+                    };
                     // One that breaks at once must not be tried as if it never had.
                     if began.elapsed() >= SETTLED {
                         backoff.reset();
                     }
                     match ended {
                         Ended::Well => return,
-                        Ended::Broken(why) => why,
+                        Ended::Broken(why) => (why, false),
                     }
                 }
-                Err(why) => why,
+                Err(failed) => failed,
             };
             let delay = backoff.next();
             tracing::warn!(
@@ -220,7 +237,7 @@ impl Task {
                 problem = %why,
                 "the command link to Redis is down; is Redis running, and does it accept this node? trying again in {delay:.1?}"
             );
-            self.line.went_down(why);
+            self.line.went_down(why, unfit);
             (self.moved)();
             let pause = tokio::time::sleep(delay);
             if meanwhile_refuse(&mut queue, &self.line, pause)
@@ -230,6 +247,17 @@ impl Task {
                 return;
             }
         }
+    }
+
+    /// A connection to a Redis that is fit to be used, and which run of it that is. Else why not, and whether it was there.
+    async fn connect(
+        &self,
+        lost: Arc<Notify>,
+    ) -> Result<(MultiplexedConnection, Option<Run>), (String, bool)> {
+        let connecting = self.place.connect(&self.endpoint, Some(on_push(lost)));
+        let connection = connecting.await.map_err(|why| (why, false))?;
+        let run = self.inspection.fitness(connection.clone()).await;
+        Ok((connection, run.map_err(|why| (why, true))?))
     }
 
     /// Until the connection breaks; `Well` = no handle is left.

@@ -7,9 +7,10 @@ use tokio::task::JoinSet;
 
 use super::Shared;
 use super::commands::{Commands, Failure};
+use super::inspection::Inspection;
 use super::keys::{Keys, slot};
 use super::link::{Link, LinkParts};
-use super::place::{Endpoint, Topology};
+use super::place::Topology;
 use crate::model::Address;
 use crate::telemetry::BackplaneMetrics;
 
@@ -56,22 +57,25 @@ impl Fabric {
             .as_ref()
             .is_some_and(|old| old.commands.iter().any(Commands::ever));
         let endpoints = &topology.endpoints;
+        shared.runs.retain(endpoints);
         let up: Vec<_> = endpoints.iter().map(|_| Arc::new(Notify::new())).collect();
         let mut lines = |replicas| -> Vec<Commands> {
-            let line = |(endpoint, up): (&Endpoint, &Arc<Notify>)| {
-                let (place, moved) = (shared.place.clone(), moved.clone());
+            let line = |index: usize| {
+                let moved = moved.clone();
+                let (topology, replicated) = (topology.clone(), replicas > 0);
                 let (handle, task) = Commands::new(
-                    place,
-                    endpoint.clone(),
+                    shared.place.clone(),
+                    endpoints[index].clone(),
                     replicas,
                     ever,
-                    up.clone(),
+                    up[index].clone(),
+                    Inspection::new(shared.clone(), topology, index, replicated),
                     move || moved(),
                 );
                 tasks.spawn(task);
                 handle
             };
-            endpoints.iter().zip(&up).map(line).collect()
+            (0..endpoints.len()).map(line).collect()
         };
         let commands = lines(0);
         let replicated = match shared.min_replicas {
@@ -152,13 +156,23 @@ impl Fabric {
         commands.all(|c| c.down().is_none()) && self.links.iter().all(|l| l.is_whole())
     }
 
+    /// Why a Redis that was reached is not to be used.
+    pub(super) fn unfit(&self) -> Option<String> {
+        let mut commands = self.commands.iter().chain(&self.replicated);
+        commands.find_map(Commands::unfit)
+    }
+
     /// Why this node should get no new connections. A backplane that cannot be reached at all is a reason after the
     /// grace, since it is so for the whole fleet; a link that is not whole while commands go through is one at once.
     pub(super) fn ailments(&self, grace: Duration) -> Vec<String> {
         let now = Instant::now();
-        let mut ailments = Vec::new();
+        let mut ailments: Vec<String> = Vec::new();
+        if let Some(why) = self.unfit() {
+            ailments.push(format!("the backplane cannot keep messages: {why}"));
+        }
         for (index, commands) in self.commands.iter().enumerate() {
             match commands.down() {
+                Some(_) if commands.unfit().is_some() => {}
                 Some(_) if !commands.ever() => {
                     ailments.push("the backplane was not reached yet".into());
                 }

@@ -8,11 +8,13 @@
 mod backoff;
 mod commands;
 mod fabric;
+mod inspection;
 mod interest;
 mod keys;
 mod lease;
 mod link;
 mod place;
+mod remembered;
 mod reply;
 mod scripts;
 mod streams;
@@ -28,8 +30,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::fabric::Fabric;
+use self::inspection::Runs;
 use self::keys::Keys;
 use self::link::Link;
+use self::remembered::Remembered;
 use self::scripts::Scripts;
 use super::{
     Arrivals, Backplane, BackplaneConfig, Envelope, Here, Later, PublishError, Published, Sealer,
@@ -64,6 +68,10 @@ struct Shared {
     min_replicas: u32,
     grace: Duration,
     incarnation: u64,
+    /// Something is kept in streams.
+    keeps: bool,
+    remembered: Remembered,
+    runs: Runs,
     metrics: BackplaneMetrics,
     arrivals: Arc<dyn Arrivals>,
     fabric: watch::Sender<Option<Arc<Fabric>>>,
@@ -73,13 +81,15 @@ struct Shared {
 }
 
 impl Redis {
-    /// Begins to connect. `incarnation` names this run of the node.
+    /// Begins to connect. `incarnation` names this run of the node; `keeps` = it will keep something, and a Redis that evicts
+    /// is not to be used.
     ///
     /// # Errors
     /// The configuration is wrong; a sentence with the key.
     pub fn new(
         config: &BackplaneConfig,
         incarnation: u64,
+        keeps: bool,
         metrics: BackplaneMetrics,
         arrivals: Arc<dyn Arrivals>,
     ) -> Result<Self, String> {
@@ -93,6 +103,9 @@ impl Redis {
             min_replicas: config.min_replicas,
             grace: config.readiness_grace,
             incarnation,
+            keeps,
+            remembered: Remembered::default(),
+            runs: Runs::default(),
             metrics,
             arrivals,
             fabric: watch::Sender::new(None),
@@ -108,18 +121,27 @@ impl Redis {
 
     /// Waits until the node is linked, for a moment: a Redis that is not there when a node starts is no reason not to
     /// start.
-    pub async fn wait_until_whole(&self) {
+    ///
+    /// # Errors
+    /// Redis was reached, and is not fit to keep messages; a sentence with the fix.
+    pub async fn wait_until_whole(&self) -> Result<(), String> {
         let whole = async {
             let mut fabrics = self.shared.fabric.subscribe();
             loop {
                 let fabric = fabrics.borrow_and_update().clone();
-                if fabric.is_some_and(|fabric| fabric.is_whole()) {
-                    return;
+                if let Some(fabric) = fabric {
+                    if let Some(why) = fabric.unfit() {
+                        return Err(format!("Redis cannot keep messages: {why}"));
+                    }
+                    if fabric.is_whole() {
+                        return Ok(());
+                    }
                 }
                 let _ = tokio::time::timeout(Duration::from_millis(5), fabrics.changed()).await;
             }
         };
-        let _ = tokio::time::timeout(START_TIMEOUT, whole).await;
+        let whole = tokio::time::timeout(START_TIMEOUT, whole).await;
+        whole.unwrap_or(Ok(()))
     }
 
     /// Runs a command on the primary that has a key; `replicated` waits for `min_replicas` too.

@@ -34,7 +34,7 @@ enum Kind {
 }
 
 /// One Redis primary: whom to connect to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Endpoint {
     /// Whoever is the primary when a connection is made.
     Primary,

@@ -53,16 +53,19 @@ impl Scripts {
 /// One run of a script.
 pub(super) struct Call<'a> {
     script: &'a Script,
-    keys: Vec<&'a str>,
+    keys: Vec<Cow<'a, str>>,
     arguments: Vec<Cow<'a, [u8]>>,
 }
 
 impl Script {
     /// A run of it that has these keys, all of which are in one slot.
-    pub(super) fn on<'a>(&'a self, keys: impl IntoIterator<Item = &'a str>) -> Call<'a> {
+    pub(super) fn on<'a, K>(&'a self, keys: impl IntoIterator<Item = K>) -> Call<'a>
+    where
+        K: Into<Cow<'a, str>>,
+    {
         Call {
             script: self,
-            keys: keys.into_iter().collect(),
+            keys: keys.into_iter().map(Into::into).collect(),
             arguments: Vec::with_capacity(12),
         }
     }
@@ -86,8 +89,8 @@ impl<'a> Call<'a> {
     }
 
     /// A key that says where it runs.
-    pub(super) fn key(&self) -> &'a str {
-        self.keys.first().copied().unwrap_or_default()
+    pub(super) fn key(&self) -> &str {
+        self.keys.first().map_or("", |key| &**key)
     }
 
     /// The command that runs it, if Redis has the script already.
@@ -107,7 +110,7 @@ impl<'a> Call<'a> {
         let mut command = Cmd::with_capacity(count, name.len() + script.len() + bytes + 2);
         command.arg(name).arg(script).arg(self.keys.len());
         for key in &self.keys {
-            command.arg(*key);
+            command.arg(&**key);
         }
         for argument in &self.arguments {
             command.arg(&argument[..]);

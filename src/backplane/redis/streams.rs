@@ -21,7 +21,7 @@ const RETRY_LIFE: Duration = Duration::from_secs(60);
 /// Cursors of one user's devices.
 const DEVICES_MAX: usize = 16;
 /// Calls under way for one wish; a pipeline holds as many.
-const CHUNK: usize = 512;
+pub(super) const CHUNK: usize = 512;
 /// Longer than any call.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -79,6 +79,9 @@ impl Shared {
         });
         let answer = result?;
         let position = answer.position;
+        if let Some(position) = position {
+            self.remembered.note(to, position);
+        }
         Ok(Appended {
             published: echo.published(to, answer.listeners),
             id: answer.id,
@@ -159,9 +162,11 @@ impl Shared {
             From::Since(Since::After(position)) => position.offset.to_string(),
             From::Cursor(_) => "cursor".into(),
         };
-        let (stream, meta) = (self.keys.stream(&address), self.keys.meta(&address));
-        let cursors = self.keys.cursors(&address);
-        let keys = [&*stream, &*meta, &*cursors];
+        let keys = [
+            self.keys.stream(&address),
+            self.keys.meta(&address),
+            self.keys.cursors(&address),
+        ];
         let call = self.scripts.open.on(keys).offer();
         let call = call.number(META_LIFE.as_millis()).number(age.as_millis());
         let mut call = call.bytes(offset.into_bytes());
@@ -192,15 +197,18 @@ impl Shared {
         })
     }
 
-    async fn top(&self, address: &Address, known: Position) -> Result<Top, String> {
-        let (stream, meta) = (self.keys.stream(address), self.keys.meta(address));
-        let keys = [&*stream, &*meta];
+    /// Compares a stream with what is known of it.
+    pub(super) fn top_call(&self, address: &Address, known: Position) -> Call<'_> {
+        let keys = [self.keys.stream(address), self.keys.meta(address)];
         let call = self.scripts.top.on(keys).offer();
-        let call = call
-            .number(META_LIFE.as_millis())
+        call.number(META_LIFE.as_millis())
             .bytes(known.epoch.to_be_bytes().to_vec())
             .number(known.offset)
-            .bytes(known.tag.0.to_be_bytes().to_vec());
+            .bytes(known.tag.0.to_be_bytes().to_vec())
+    }
+
+    async fn top(&self, address: &Address, known: Position) -> Result<Top, String> {
+        let call = self.top_call(address, known);
         self.ask(call, |value| reply::top(&mut reply::array(value)?))
             .await
     }
@@ -245,8 +253,7 @@ impl Shared {
 
     async fn advance_one(&self, to: &CursorMove) -> Result<(), String> {
         let address = Address::User(to.user.clone());
-        let (cursors, meta) = (self.keys.cursors(&address), self.keys.meta(&address));
-        let keys = [&*cursors, &*meta];
+        let keys = [self.keys.cursors(&address), self.keys.meta(&address)];
         let Position { epoch, offset, tag } = to.to;
         let device = to.device.as_ref().map_or("*", |device| device.as_str());
         let call = self.scripts.advance.on(keys);

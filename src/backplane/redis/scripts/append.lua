@@ -16,19 +16,20 @@
 --
 -- The first write is one that Redis may refuse (OOM, READONLY, MISCONF). Once it is done nothing fails: an error means
 -- that nothing was done.
+local call, pcall = redis.call, redis.pcall
 local stream, meta, channel, marker, key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, time, sealed, life = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[8]
 local most, age, room = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local again = ARGV[9] == '1'
 
 if key then
-  local known = redis.call('GET', key)
+  local known = call('GET', key)
   if known then return string.sub(known, 1, 32) == ARGV[11] and string.sub(known, 33) or 0 end
 end
 
-local clock = redis.call('TIME')
+local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local found = redis.call('HMGET', meta, 'e', 'o', 'g', 'b', 'a', 'l', 'x', 'r')
+local found = call('HMGET', meta, 'e', 'o', 'g', 'b', 'a', 'l', 'x', 'r')
 local epoch, offset, tag, bytes = found[1], tonumber(found[2]), found[3], tonumber(found[4])
 local oldest, latest, renew = tonumber(found[5] or 0), tonumber(found[6] or 0), tonumber(found[7] or 0)
 
@@ -36,17 +37,17 @@ if not epoch then epoch, offset, tag, bytes = begin(stream, meta, ARGV[1], life)
 
 if not key then
   if again or found[8] and tonumber(found[8]) > now then
-    local known = redis.call('GET', marker)
+    local known = call('GET', marker)
     if known then return known end
   end
   if again then
     local last, done = '+', false
     repeat
-      local page = redis.call('XREVRANGE', stream, last, '-', 'COUNT', 64)
+      local page = call('XREVRANGE', stream, last, '-', 'COUNT', 64)
       for _, entry in ipairs(page) do
         if entry[2][8] == id then
           local at = string.match(entry[1], '^%d+')
-          local heard = redis.call('PUBSUB', 'NUMSUB', channel)[2]
+          local heard = call('PUBSUB', 'NUMSUB', channel)[2]
           return id .. epoch .. string.sub(id, -4) .. at .. ':' .. heard
         end
         done = tonumber(entry[2][2]) < time - tonumber(ARGV[10])
@@ -59,12 +60,12 @@ if not key then
   end
 end
 
-local count = redis.call('XLEN', stream)
+local count = call('XLEN', stream)
 if count == 0 then bytes, oldest, renew = 0, time, 0 end
 bytes = bytes + #sealed
 local from, size, low = '-', 1, nil
 while count > 0 and (count >= most or bytes > room or oldest + age < now) do
-  local page = redis.call('XRANGE', stream, from, '+', 'COUNT', size)
+  local page = call('XRANGE', stream, from, '+', 'COUNT', size)
   if #page == 0 then break end
   for _, entry in ipairs(page) do
     oldest = tonumber(entry[2][2])
@@ -77,38 +78,36 @@ while count > 0 and (count >= most or bytes > room or oldest + age < now) do
 end
 if time < oldest then oldest = time end
 
-local function add()
-  local at = (offset + 1) .. '-0'
-  if low then
-    return redis.pcall('XADD', stream, 'MINID', '=', low .. '-0', at, 't', ARGV[3], 'p', tag, 'm', sealed, 'i', id)
-  end
-  return redis.pcall('XADD', stream, at, 't', ARGV[3], 'p', tag, 'm', sealed, 'i', id)
+local added
+if low then
+  added = pcall('XADD', stream, 'MINID', '=', low .. '-0', offset + 1, 't', ARGV[3], 'p', tag, 'm', sealed, 'i', id)
+else
+  added = pcall('XADD', stream, offset + 1, 't', ARGV[3], 'p', tag, 'm', sealed, 'i', id)
 end
-local added = add()
-if type(added) == 'table' and added.err then
+if type(added) == 'table' then
   if not string.find(added.err, 'equal or smaller', 1, true) then return added end
+  -- It is above its meta.
   epoch, offset, tag, bytes = begin(stream, meta, ARGV[1], life)
   bytes, renew = bytes + #sealed, 0
-  added = add()
-  if type(added) == 'table' and added.err then return added end
+  call('XADD', stream, offset + 1, 't', ARGV[3], 'p', tag, 'm', sealed, 'i', id)
 end
 
 local previous = tag
 offset, tag = offset + 1, string.sub(id, -4)
-redis.call('HSET', meta, 'o', offset, 'g', tag, 'b', bytes, 'a', oldest, 'l', latest)
+call('HSET', meta, 'o', offset, 'g', tag, 'b', bytes, 'a', oldest, 'l', latest)
 if renew < now + age then
   renew = now + age + math.floor(age / 8)
-  redis.call('HSET', meta, 'x', renew)
-  redis.call('PEXPIREAT', stream, renew)
-  redis.call('PEXPIRE', meta, math.max(tonumber(life), 2 * age))
+  call('HSET', meta, 'x', renew)
+  call('PEXPIREAT', stream, renew)
+  call('PEXPIRE', meta, math.max(tonumber(life), 2 * age))
 end
 local heard = redis.pcall('PUBLISH', channel, '\2' .. epoch .. previous .. offset .. ':' .. sealed)
 if type(heard) ~= 'number' then heard = 0 end
 local answer = id .. epoch .. tag .. offset .. ':' .. heard
 if key then
-  redis.call('SET', key, ARGV[11] .. answer, 'PX', ARGV[12])
+  call('SET', key, ARGV[11] .. answer, 'PX', ARGV[12])
 elseif again then
-  redis.call('SET', marker, answer, 'PX', ARGV[10])
-  redis.call('HSET', meta, 'r', now + ARGV[10])
+  call('SET', marker, answer, 'PX', ARGV[10])
+  call('HSET', meta, 'r', now + ARGV[10])
 end
 return answer
