@@ -12,10 +12,11 @@ use crate::backplane::{
     Published, Streams,
 };
 use crate::model::{
-    Address, Ask, Body, ChannelName, Class, Message, MessageId, NodeId, Position, Said, Target,
-    UserId, unix_millis,
+    Address, Ask, Body, ChannelName, Class, ConnectionId, ConnectionInfo, Message, MessageId,
+    NodeId, Position, Said, Target, UserId, unix_millis,
 };
 use crate::telemetry::Metrics;
+use crate::tickets::ResumeTickets;
 
 /// What became of an accepted message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +152,7 @@ pub struct Router {
     /// What is kept of a user's messages.
     inbox: Option<Keep>,
     metrics: Metrics,
+    pub(super) resume: Arc<ResumeTickets>,
 }
 
 impl Router {
@@ -161,7 +163,7 @@ impl Router {
         (backplane, streams): (Arc<dyn Backplane>, Arc<dyn Streams>),
         namespaces: Arc<Namespaces>,
         inbox: Option<Keep>,
-        metrics: Metrics,
+        (metrics, resume): (Metrics, Arc<ResumeTickets>),
     ) -> Self {
         Self {
             node,
@@ -172,6 +174,7 @@ impl Router {
             namespaces,
             inbox,
             metrics,
+            resume,
         }
     }
 
@@ -512,16 +515,28 @@ impl Router {
         Ok(())
     }
 
-    /// Closes a user's oldest connections, to make room for newer ones.
-    pub(super) async fn replace_oldest(&self, user: &UserId, count: usize) {
+    /// How many of these connections of a user this node holds.
+    pub(super) async fn held_here(&self, user: &UserId, connections: &[ConnectionId]) -> u32 {
+        let held = self.connections_here(user).await;
+        let named = held.iter().filter(|c| connections.contains(&c.connection));
+        named.count() as u32
+    }
+
+    async fn connections_here(&self, user: &UserId) -> Vec<ConnectionInfo> {
         let waiting = self.delivery.ask_shards(&Ask::WhereIs(user.clone())).await;
         let mut connections = Vec::new();
         for waiting in waiting {
-            // A shard that is gone has no connections to replace.
+            // A shard that is gone has none.
             if let Ok(Said::Connections(more)) = waiting.await {
                 connections.extend(more);
             }
         }
+        connections
+    }
+
+    /// Closes a user's oldest connections, to make room for newer ones.
+    pub(super) async fn replace_oldest(&self, user: &UserId, count: usize) {
+        let mut connections = self.connections_here(user).await;
         connections.sort_by_key(|c| c.connected_at);
         for oldest in connections.into_iter().take(count) {
             let connection = oldest.connection;
