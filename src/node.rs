@@ -21,10 +21,16 @@ use crate::hub::{Hub, HubParts, Intake, Namespaces, ShardThreads};
 use crate::model::{NodeId, Secret, unix_millis};
 use crate::sources;
 use crate::telemetry::Metrics;
-use crate::tickets::{JwtVerifier, MemoryTickets, RedisTickets, TicketStore, Tickets};
+use crate::tickets::{
+    JwtVerifier, MemoryResume, MemoryTickets, RedisResume, RedisTickets, ResumeStore,
+    ResumeTickets, TicketStore, Tickets,
+};
 
 /// Connections that may wait to be accepted, per socket.
 const BACKLOG: i32 = 4096;
+
+/// How long a start waits for the cluster's own secret.
+const START_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long calls in flight have once the node was told to leave now.
 const HURRIED_CALLS: Duration = Duration::from_secs(1);
@@ -48,6 +54,7 @@ struct Links {
     streams: Arc<dyn Streams>,
     leases: Arc<dyn Leases>,
     store: Arc<dyn TicketStore>,
+    resume: Arc<dyn ResumeStore>,
     redis: Option<Arc<Redis>>,
 }
 
@@ -62,6 +69,7 @@ impl Links {
                     streams: memory.clone(),
                     leases: memory,
                     store: Arc::new(MemoryTickets::new(config.tickets.max_pending)),
+                    resume: Arc::new(MemoryResume::new(config.tickets.max_pending)),
                     redis: None,
                 }
             }
@@ -76,6 +84,7 @@ impl Links {
                     streams: redis.clone(),
                     leases: redis.clone(),
                     store: Arc::new(RedisTickets::new(redis.clone(), metrics.clone())),
+                    resume: Arc::new(RedisResume::new(redis.clone())),
                     redis: Some(redis),
                 }
             }
@@ -110,6 +119,11 @@ impl Node {
         let id = node_id(config.node.id.as_deref());
         let namespaces = Arc::new(Namespaces::new(&config.namespaces, mode == Mode::Dev));
         let metrics = Metrics::new();
+        let intake = Intake::new(&config.hub, &metrics);
+        let links = Links::new(&config, &intake, &metrics)?;
+        let secret = config.backplane.secret.as_ref();
+        let resume = ResumeTickets::new(secret, links.resume.clone(), metrics.clone());
+        let resume = Arc::new(resume);
         let parts = HubParts {
             node: id.clone(),
             config: config.hub.clone(),
@@ -118,9 +132,8 @@ impl Node {
             inbox: config.inbox.clone(),
             namespaces,
             metrics: metrics.clone(),
+            resume: resume.clone(),
         };
-        let intake = Intake::new(&config.hub, &metrics);
-        let links = Links::new(&config, &intake, &metrics)?;
         let (backplane, streams) = (links.backplane.clone(), links.streams.clone());
         let (hub, seats, answering) = Hub::new(parts, intake, backplane, streams);
         let (public, listeners) = bind_public(config.public.listen, seats.len())?;
@@ -183,7 +196,10 @@ impl Node {
         if let Some(redis) = &links.redis {
             redis.wait_until_whole().await?;
         }
+        // Where it is not there now, it is looked for again.
+        let _ = tokio::time::timeout(START_TIMEOUT, resume.refresh()).await;
         let mut tasks = JoinSet::new();
+        tasks.spawn(resume.keep_fresh());
         tasks.spawn(answering);
         tasks.spawn(hold_lease(
             links.leases.clone(),

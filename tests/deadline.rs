@@ -13,7 +13,7 @@ use tidings::hub::{Hub, HubParts, Intake, Namespaces};
 use tidings::model::{Address, NodeId, Position};
 use tidings::proto::tidings::v1 as pb;
 use tidings::telemetry::Metrics;
-use tidings::tickets::Tickets;
+use tidings::tickets::{MemoryResume, ResumeTickets, Tickets};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -124,6 +124,11 @@ async fn door(silent: bool) -> Channel {
         inbox: config.inbox.clone(),
         namespaces: Arc::new(Namespaces::new(&config.namespaces, true)),
         metrics: metrics.clone(),
+        resume: Arc::new(ResumeTickets::new(
+            None,
+            Arc::new(MemoryResume::new(10)),
+            metrics.clone(),
+        )),
     };
     let intake = Intake::new(&config.hub, &metrics);
     let backplane = Arc::new(Broken { silent });

@@ -23,6 +23,7 @@ mod outages;
 mod redis_errors;
 mod refusals;
 mod resume;
+mod resume_tickets;
 mod secrets;
 mod service;
 mod sources;

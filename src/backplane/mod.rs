@@ -2,6 +2,7 @@
 //! every envelope, a node's own included, comes back through [`Arrivals`] before it is delivered, so that each address
 //! has one order. This room knows messages and addresses, never a session.
 
+mod clock;
 mod config;
 mod envelope;
 mod lease;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::model::Address;
 
+pub use clock::BackplaneClock;
 pub use config::{BackplaneConfig, BackplaneKind, BackplaneUrl};
 pub use envelope::{Answer, Envelope, EnvelopeError, Question, Sealer};
 pub use lease::{Leases, NodeLease};

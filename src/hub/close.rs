@@ -25,6 +25,8 @@ pub enum CloseReason {
     Disconnected,
     /// A newer connection of the user took its place.
     Replaced,
+    /// A session that continues it has taken its place.
+    Resumed,
     /// The socket failed, or the client went without a close frame.
     Lost,
     /// The client closed.
@@ -44,8 +46,8 @@ impl CloseReason {
             Self::ClientErrors => CloseCode::CLIENT_ERRORS,
             Self::Disconnected => CloseCode::DISCONNECTED,
             Self::Replaced => CloseCode::REPLACED,
-            // Never sent: there is nobody to send it to.
-            Self::Lost | Self::Client => CloseCode::NORMAL,
+            // The latter two are never sent: there is nobody to send them to.
+            Self::Resumed | Self::Lost | Self::Client => CloseCode::NORMAL,
         }
     }
 
@@ -62,6 +64,7 @@ impl CloseReason {
             Self::ClientErrors => "client_errors",
             Self::Disconnected => "disconnected",
             Self::Replaced => "replaced",
+            Self::Resumed => "resumed",
             Self::Lost => "lost",
             Self::Client => "client",
         }

@@ -11,7 +11,9 @@ use tokio::time::Instant as Deadline;
 use super::questions::Pending;
 use super::{Applied, Refusal, Router};
 use crate::backplane::{Answer, Arrivals as _, Envelope, Here, PublishError, Published, Question};
-use crate::model::{Address, Ask, ChannelName, ConnectionInfo, Said, Sessions, UserId};
+use crate::model::{
+    Address, Ask, ChannelName, ConnectionId, ConnectionInfo, Said, Sessions, UserId,
+};
 
 /// How long nodes have to answer a question.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(4);
@@ -39,6 +41,11 @@ impl Router {
     /// # Errors
     /// See [`Refusal`].
     pub async fn disconnect(&self, sessions: Sessions, reason: String) -> Result<Applied, Refusal> {
+        if let Sessions::OfUser(user) = &sessions {
+            // First: who comes back with a resume ticket meanwhile would be asked too late.
+            let revoked = self.resume.revoke_user(user).await;
+            revoked.map_err(|problem| Refusal::Unavailable(problem.to_string()))?;
+        }
         self.apply(Ask::Disconnect(sessions, reason.into())).await
     }
 
@@ -67,6 +74,19 @@ impl Router {
         self.apply(Ask::Unsubscribe(sessions, channel)).await
     }
 
+    /// Closes sessions whose place another one has taken, with 1000, on whichever nodes they are.
+    pub(super) async fn replace(&self, connections: Vec<ConnectionId>) {
+        for connection in connections {
+            let ask = Ask::Replace(connection);
+            if connection.incarnation == self.incarnation {
+                let waiting = self.delivery.ask_shards(&ask).await;
+                let _ = futures_util::future::join_all(waiting).await;
+            } else if let Err(problem) = self.apply(ask).await {
+                tracing::warn!(%connection, ?problem, "a connection that was continued elsewhere was not closed");
+            }
+        }
+    }
+
     async fn apply(&self, ask: Ask) -> Result<Applied, Refusal> {
         let (answers, unknown) = self.ask(ask).await?;
         let count = |said: &Said| match said {
@@ -87,7 +107,8 @@ impl Router {
             | Ask::Disconnect(Sessions::OfUser(user), _)
             | Ask::Subscribe(Sessions::OfUser(user), _)
             | Ask::Unsubscribe(Sessions::OfUser(user), _) => Address::User(user.clone()),
-            Ask::Disconnect(Sessions::Connection(id), _)
+            Ask::Replace(id)
+            | Ask::Disconnect(Sessions::Connection(id), _)
             | Ask::Subscribe(Sessions::Connection(id), _)
             | Ask::Unsubscribe(Sessions::Connection(id), _) => Address::Node(id.incarnation),
         };

@@ -18,6 +18,7 @@ mod mend;
 mod outbox;
 mod questions;
 mod reader;
+mod reservation;
 mod resume;
 mod router;
 mod session;
@@ -38,6 +39,7 @@ use self::questions::Pending;
 use crate::backplane::{Backplane, Keep, Later, Streams};
 use crate::model::{Address, NodeId};
 use crate::telemetry::Metrics;
+use crate::tickets::ResumeTickets;
 
 pub use admission::{Admission, Bucket, NoPlace, PlaceGuard};
 pub use answer::{Accepted, Applied, BroadcastAccepted, Draft, Refusal, Status};
@@ -48,6 +50,7 @@ pub use config::{
 };
 pub use delivery::Delivery;
 pub use encoded::Format;
+pub use reservation::Reservation;
 pub use router::{ACCEPT_TIMEOUT, Router};
 pub use session::Acks;
 pub use shard::{Asked, NotAdmitted, Prepared, Shard};
@@ -81,6 +84,8 @@ pub struct Hub {
     pub(super) inbox: Option<Keep>,
     /// Who looks whether messages are missing.
     pub(super) catching_up: Arc<AtomicUsize>,
+    /// What lets sessions be continued.
+    pub resume: Arc<ResumeTickets>,
     /// Where clients' publishes go.
     pub router: Arc<Router>,
     pub(super) outbox_bytes_max: usize,
@@ -104,6 +109,8 @@ pub struct HubParts {
     pub namespaces: Arc<Namespaces>,
     /// Counters.
     pub metrics: Metrics,
+    /// See [`Hub`].
+    pub resume: Arc<ResumeTickets>,
 }
 
 /// Where a backplane's envelopes come in: the queues of shards that are still to be started.
@@ -159,7 +166,7 @@ impl Hub {
             (backplane.clone(), streams.clone()),
             parts.namespaces.clone(),
             parts.inbox.keep(),
-            parts.metrics.clone(),
+            (parts.metrics.clone(), parts.resume.clone()),
         ));
         let outbox_bytes_max = match parts.limits.node_outbox_bytes {
             0 => memory_bytes() / 4,
@@ -179,6 +186,7 @@ impl Hub {
             streams,
             inbox: parts.inbox.keep(),
             catching_up: Arc::default(),
+            resume: parts.resume,
             router,
             outbox_bytes_max,
             loads: commands.iter().map(|_| AtomicU16::new(0)).collect(),

@@ -49,7 +49,8 @@ impl Delivery {
             | Ask::Unsubscribe(Sessions::OfUser(user), _) => {
                 self.followers(&Address::User(user.clone()))
             }
-            Ask::Disconnect(Sessions::Connection(id), _)
+            Ask::Replace(id)
+            | Ask::Disconnect(Sessions::Connection(id), _)
             | Ask::Subscribe(Sessions::Connection(id), _)
             | Ask::Unsubscribe(Sessions::Connection(id), _) => {
                 let shard = usize::from(id.shard);

@@ -5,8 +5,9 @@ use super::command::Command;
 use super::delivery::Delivery;
 use super::{Namespaces, Refusal, SubscribeRule};
 use crate::backplane::{Backplane, Keep, Streams};
-use crate::model::{Ask, ChannelName, NodeId, Said, UserId};
+use crate::model::{Ask, ChannelName, ConnectionId, ConnectionInfo, NodeId, Said, UserId};
 use crate::telemetry::Metrics;
+use crate::tickets::ResumeTickets;
 
 /// How long the acceptance of a message may take, unless the one who asks has a deadline of its own.
 pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,6 +23,7 @@ pub struct Router {
     /// What is kept of a user's messages.
     pub(super) inbox: Option<Keep>,
     pub(super) metrics: Metrics,
+    pub(super) resume: Arc<ResumeTickets>,
 }
 
 impl Router {
@@ -32,7 +34,7 @@ impl Router {
         (backplane, streams): (Arc<dyn Backplane>, Arc<dyn Streams>),
         namespaces: Arc<Namespaces>,
         inbox: Option<Keep>,
-        metrics: Metrics,
+        (metrics, resume): (Metrics, Arc<ResumeTickets>),
     ) -> Self {
         Self {
             node,
@@ -43,6 +45,7 @@ impl Router {
             namespaces,
             inbox,
             metrics,
+            resume,
         }
     }
 
@@ -72,16 +75,28 @@ impl Router {
         Ok(())
     }
 
-    /// Closes a user's oldest connections, to make room for newer ones.
-    pub(super) async fn replace_oldest(&self, user: &UserId, count: usize) {
+    /// How many of these connections of a user this node holds.
+    pub(super) async fn held_here(&self, user: &UserId, connections: &[ConnectionId]) -> u32 {
+        let held = self.connections_here(user).await;
+        let named = held.iter().filter(|c| connections.contains(&c.connection));
+        named.count() as u32
+    }
+
+    async fn connections_here(&self, user: &UserId) -> Vec<ConnectionInfo> {
         let waiting = self.delivery.ask_shards(&Ask::WhereIs(user.clone())).await;
         let mut connections = Vec::new();
         for waiting in waiting {
-            // A shard that is gone has no connections to replace.
+            // A shard that is gone has none.
             if let Ok(Said::Connections(more)) = waiting.await {
                 connections.extend(more);
             }
         }
+        connections
+    }
+
+    /// Closes a user's oldest connections, to make room for newer ones.
+    pub(super) async fn replace_oldest(&self, user: &UserId, count: usize) {
+        let mut connections = self.connections_here(user).await;
         connections.sort_by_key(|c| c.connected_at);
         for oldest in connections.into_iter().take(count) {
             let connection = oldest.connection;

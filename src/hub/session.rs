@@ -11,13 +11,26 @@ use super::delivery::UserPlaceGuard;
 use super::encoded::Format;
 use super::outbox::Outbox;
 use super::wheel::Tick;
-use crate::model::{Address, ChannelName, ConnectionId, DeviceName, Position, UserId};
+use crate::model::{
+    Address, ChannelName, ConnectionId, DeviceName, Lineage, Origin, Position, UserId,
+};
+use crate::tickets::Pass;
 
 /// Where a session is in its shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct SessionKey {
     pub(super) slot: u32,
     pub(super) generation: u32,
+}
+
+impl SessionKey {
+    /// Where the session of a connection of this shard is.
+    pub(super) fn of(connection: ConnectionId) -> Self {
+        Self {
+            slot: connection.slot,
+            generation: connection.generation,
+        }
+    }
 }
 
 /// Where a session is in its life.
@@ -80,6 +93,10 @@ pub(super) struct Session {
     pub(super) errors: u32,
     pub(super) frames: Option<Box<Bucket>>,
     pub(super) subscriptions: Vec<Subscription>,
+    /// The page that it is of.
+    pub(super) origin: Option<Origin>,
+    /// What it continues, and what continues it.
+    pub(super) lineage: Lineage,
     /// Channels that the ticket or a service named.
     pub(super) granted: Vec<ChannelName>,
     /// Gives its places on the node and under the user's limit back.
@@ -117,6 +134,21 @@ impl Session {
             Address::Channel(channel) => Some(channel),
             Address::User(_) | Address::Everyone | Address::Node(_) => None,
         })
+    }
+
+    /// What a resume ticket tells of it.
+    #[expect(dead_code, reason = "nothing seals yet")]
+    pub(super) fn pass(&self) -> Pass {
+        Pass {
+            user: self.user.clone(),
+            device: self.device.clone(),
+            claims: self.claims.clone(),
+            origin: self.origin.clone(),
+            granted: self.granted.clone(),
+            subscribed: self.channels().cloned().collect(),
+            connection: self.id,
+            lineage: self.lineage,
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -9,12 +9,13 @@ use tokio::task::spawn_local;
 
 use super::admission::{Bucket, PlaceGuard};
 use super::delivery::UserPlaceGuard;
-use super::session::{Acks, Phase, Session, SessionKey};
+use super::reservation::Reservation;
+use super::session::{Acks, Phase, Session};
 use super::state::State;
 use super::wheel::ticks;
 use super::{Format, Hub, SubscribeRule, UserLimit, reader};
 use crate::backplane::{From, Opened};
-use crate::model::{Address, ChannelName, ConnectionId, Grant, Since};
+use crate::model::{Address, ChannelName, Grant, Lineage, Origin, Since};
 use crate::wire::frames::{ErrorCode, ServerFrame};
 
 /// One core's share of a node. Lives on its thread; everything in it is touched by that thread alone.
@@ -41,6 +42,8 @@ pub struct Asked {
     pub channels: Vec<(ChannelName, Since)>,
     /// Who moves its cursor; unless set, the node for a connection without a device.
     pub acks: Option<Acks>,
+    /// The page that it is from.
+    pub origin: Option<Origin>,
     /// How messages look.
     pub format: Format,
     /// Pings are frames of the wire.
@@ -64,6 +67,7 @@ pub struct Prepared {
     grant: Grant,
     asked: Asked,
     place: PlaceGuard,
+    reservation: Reservation,
     user_place: Option<UserPlaceGuard>,
     inbox: Followed,
     channels: Vec<Followed>,
@@ -119,13 +123,14 @@ impl Shard {
         self: &Rc<Self>,
         grant: Grant,
         asked: Asked,
-        place: PlaceGuard,
+        (place, reservation): (PlaceGuard, Reservation),
     ) -> Result<Prepared, NotAdmitted> {
         let limits = &self.hub.limits;
         let mut user_place = None;
         if limits.connections_per_user > 0 {
             let (guard, count) = self.hub.delivery.take_user_place(&grant.user);
-            if let Some(over) = count.checked_sub(limits.connections_per_user + 1) {
+            let limit = limits.connections_per_user + self.make_way(&grant, count).await;
+            if let Some(over) = count.checked_sub(limit + 1) {
                 if limits.user_limit == UserLimit::Refuse {
                     return Err(NotAdmitted::UserLimit);
                 }
@@ -153,7 +158,11 @@ impl Shard {
                 .find(|(name, _)| name == channel)
                 .map(|(_, since)| *since)
         };
-        let wanted = grant.channels.iter();
+        let first = match &grant.resumes {
+            Some(resumes) => &resumes.subscribed[..],
+            None => &grant.channels[..],
+        };
+        let wanted = first.iter();
         let wanted = wanted.chain(asked.channels.iter().map(|(channel, _)| channel));
         for channel in wanted {
             let address = Address::Channel(channel.clone());
@@ -174,11 +183,23 @@ impl Shard {
             grant,
             asked,
             place,
+            reservation,
             user_place,
             inbox,
             channels,
             refused,
         })
+    }
+
+    /// How many of a user's connections here, which are too many, make way for one that continues them.
+    async fn make_way(&self, grant: &Grant, count: u32) -> u32 {
+        match &grant.resumes {
+            Some(resumes) if count > self.hub.limits.connections_per_user => {
+                let router = &self.hub.router;
+                router.held_here(&grant.user, &resumes.replaces).await
+            }
+            _ => 0,
+        }
     }
 
     /// Whether a session may subscribe to a channel by the rules of its namespace.
@@ -209,16 +230,22 @@ impl Shard {
             grant,
             asked,
             place,
+            reservation,
             user_place,
             inbox,
             channels,
             refused,
         } = prepared;
         let mut state = self.state.borrow_mut();
-        let key = state.next_key();
+        if !state.is_reserved(reservation.key) {
+            // Another one has taken its place before it was there. The guards look at the state when they go.
+            drop(state);
+            return;
+        }
+        let key = reservation.key;
         let session = self.session(
             &state,
-            key,
+            &reservation,
             &grant,
             &asked,
             stream.clone(),
@@ -226,6 +253,7 @@ impl Shard {
         );
         let id = session.id;
         state.insert(key, session);
+        reservation.keep();
         let start = |followed: &Followed| followed.1.map(|opened| opened.start);
         if let Some(session) = state.get(key) {
             session.reached = start(&inbox);
@@ -283,12 +311,16 @@ impl Shard {
         drop(state);
         drop((inbox, channels));
         self.work.notify_one();
+        if let Some(resumes) = grant.resumes {
+            let router = self.hub.router.clone();
+            spawn_local(async move { router.replace(resumes.replaces).await });
+        }
     }
 
     fn session(
         &self,
         state: &State,
-        key: SessionKey,
+        reservation: &Reservation,
         grant: &Grant,
         asked: &Asked,
         stream: Rc<TcpStream>,
@@ -297,13 +329,18 @@ impl Shard {
         let now = state.wheel.tick(Instant::now());
         let interval = ticks(self.hub.heartbeat.interval);
         let rate = self.hub.limits.client_frames_per_second;
-        Session {
-            id: ConnectionId {
-                incarnation: self.hub.incarnation,
-                shard: self.index as u16,
-                slot: key.slot,
-                generation: key.generation,
+        let lineage = match &grant.resumes {
+            Some(resumes) => resumes.lineage,
+            None => Lineage {
+                first: reservation.connection(),
+                since: reservation.since,
+                ends: grant
+                    .session_seconds
+                    .map(|s| reservation.since.saturating_add(s.saturating_mul(1000))),
             },
+        };
+        Session {
+            id: reservation.connection(),
             user: grant.user.clone(),
             device: grant.device.clone(),
             claims: grant.claims.clone(),
@@ -333,14 +370,17 @@ impl Shard {
             unfinished: 0,
             interval: interval.saturating_sub(rand::random_range(0..=interval / 5)),
             armed: 0,
-            ends: grant
-                .session_seconds
-                .map_or(0, |s| now + ticks(Duration::from_secs(s))),
+            ends: lineage.ends.map_or(0, |ends| {
+                let left = ends.saturating_sub(self.hub.resume.now());
+                now + ticks(Duration::from_millis(left)).max(1)
+            }),
             slot: 0,
             errors: 0,
             frames: (rate > 0 && !asked.is_echo())
                 .then(|| Box::new(Bucket::new(rate, Instant::now()))),
             subscriptions: Vec::with_capacity(1),
+            origin: asked.origin.clone(),
+            lineage,
             granted: grant.channels.to_vec(),
             _places: places,
         }

@@ -122,6 +122,27 @@ impl State {
         }
     }
 
+    /// Whether nobody took the place of a session that is still to come.
+    pub(super) fn is_reserved(&self, key: SessionKey) -> bool {
+        let slot = self.slots.get(key.slot as usize);
+        slot.is_some_and(|slot| slot.generation == key.generation && slot.session.is_none())
+    }
+
+    /// A session that is still to come is not to come any more; whether there was one.
+    pub(super) fn cancel(&mut self, key: SessionKey) -> bool {
+        let reserved = self.is_reserved(key);
+        if reserved && let Some(slot) = self.slots.get_mut(key.slot as usize) {
+            slot.generation = slot.generation.wrapping_add(1);
+        }
+        reserved
+    }
+
+    /// A session that was to come does not.
+    pub(super) fn give_back(&mut self, key: SessionKey) {
+        self.cancel(key);
+        self.free.push(key.slot);
+    }
+
     pub(super) fn insert(&mut self, key: SessionKey, session: Session) {
         self.slots[key.slot as usize].session = Some(Box::new(session));
         self.hub.metrics.connections.inc();

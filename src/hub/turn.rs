@@ -23,6 +23,8 @@ const WRITES_PER_YIELD: usize = 256;
 /// Below this share of busy time a shard writes at once; above [`LOAD_FULL`] the window is all of `coalesce`.
 const LOAD_QUIET: f64 = 0.3;
 const LOAD_FULL: f64 = 0.7;
+/// How long a session that is closed for good stays for the revocation to be stored.
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Over how long the load is measured.
 const LOAD_SPAN: Duration = Duration::from_millis(20);
 
@@ -149,10 +151,9 @@ impl Shard {
             }
             Command::Ask { ask, answer } => self.answer(ask, answer),
             Command::Replace { connection } => {
-                let mut state = self.state.borrow_mut();
-                for key in self.find(&mut state, &Sessions::Connection(connection)) {
-                    state.close(key, CloseReason::Replaced, None);
-                }
+                let sessions = Sessions::Connection(connection);
+                let closing = self.clone().end(sessions, CloseReason::Replaced, None);
+                spawn_local(closing);
             }
             // The loop has ended on it.
             Command::End => {}
@@ -181,14 +182,36 @@ impl Shard {
     fn answer(self: &Rc<Self>, ask: Ask, answer: oneshot::Sender<Said>) {
         let said = match ask {
             Ask::WhereIs(user) => Said::Connections(self.where_is(&Address::User(user))),
-            Ask::Disconnect(sessions, reason) => {
+            Ask::Disconnect(Sessions::OfUser(user), reason) => {
+                // What the user could come back with was revoked before this was asked.
                 let mut state = self.state.borrow_mut();
-                let keys = self.find(&mut state, &sessions);
+                let keys = self.find(&mut state, &Sessions::OfUser(user));
                 for &key in &keys {
                     let text = (!reason.is_empty()).then_some(&*reason);
                     state.close(key, CloseReason::Disconnected, text);
                 }
                 Said::Applied(keys.len() as u32)
+            }
+            Ask::Disconnect(sessions, reason) => {
+                let text = (!reason.is_empty()).then_some(reason);
+                let ending = self.clone().end(sessions, CloseReason::Disconnected, text);
+                spawn_local(async move {
+                    // Closed, but perhaps not for good: the dropped answer says that it is not known.
+                    if let Some(applied) = ending.await {
+                        let _ = answer.send(Said::Applied(applied));
+                    }
+                });
+                return;
+            }
+            Ask::Replace(connection) => {
+                let mut state = self.state.borrow_mut();
+                let keys = self.find(&mut state, &Sessions::Connection(connection));
+                for &key in &keys {
+                    state.close(key, CloseReason::Resumed, None);
+                }
+                let ours = connection.incarnation == self.hub.incarnation;
+                let cancelled = ours && state.cancel(SessionKey::of(connection));
+                Said::Applied(keys.len() as u32 + u32::from(cancelled))
             }
             Ask::Subscribe(sessions, channel) => {
                 let shard = self.clone();
@@ -200,6 +223,36 @@ impl Shard {
             }
         };
         let _ = answer.send(said);
+    }
+
+    /// Closes sessions for good: what continues them is revoked first. Answers how many; nothing if it is not certain that
+    /// they do not come back.
+    async fn end(
+        self: Rc<Self>,
+        sessions: Sessions,
+        reason: CloseReason,
+        text: Option<Box<str>>,
+    ) -> Option<u32> {
+        let lines: Vec<_> = {
+            let mut state = self.state.borrow_mut();
+            let keys = self.find(&mut state, &sessions);
+            let line = |key| state.get(key).map(|s| (s.user.clone(), s.lineage));
+            keys.into_iter().filter_map(line).collect()
+        };
+        let mut all = true;
+        for (user, lineage) in lines {
+            let revoking = self.hub.resume.revoke_line(&user, &lineage);
+            let done = tokio::time::timeout(REVOKE_TIMEOUT, revoking).await;
+            all &= done.is_ok_and(|done| done.is_ok());
+        }
+        let mut state = self.state.borrow_mut();
+        let keys = self.find(&mut state, &sessions);
+        for &key in &keys {
+            state.close(key, reason, text.as_deref());
+        }
+        drop(state);
+        self.work.notify_one();
+        all.then_some(keys.len() as u32)
     }
 
     /// The open sessions that are meant.

@@ -50,6 +50,8 @@ pub enum Ask {
     Subscribe(Sessions, ChannelName),
     /// End that; answers how many.
     Unsubscribe(Sessions, ChannelName),
+    /// Another session continues this one: close it with 1000; answers how many.
+    Replace(ConnectionId),
 }
 
 /// What it says.

@@ -2,7 +2,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ChannelName, DeviceName, Since, UserId};
+use super::{ChannelName, DeviceName, Resumes, Since, UserId};
 
 /// What a redeemed ticket (or a JWT) allows: who the session is and what it starts with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Grant {
     pub session_seconds: Option<u64>,
     /// Where it begins in its inbox, unless the handshake says otherwise.
     pub since: Option<Since>,
+    /// The session that it continues: of a resume ticket alone.
+    pub resumes: Option<Box<Resumes>>,
 }
 
 /// Why something is not part of a grant: the field and the rule.
@@ -59,6 +61,7 @@ impl Grant {
             ips: Arc::new([]),
             session_seconds: None,
             since: None,
+            resumes: None,
         }
     }
 

@@ -199,6 +199,12 @@ pub struct Metrics {
     pub calls: Family<Call, Counter>,
     /// Tickets issued.
     pub tickets_issued: Counter,
+    /// Resume tickets sealed.
+    pub resume_tickets: Counter,
+    /// Resume tickets redeemed.
+    pub resumed: Counter,
+    /// Resume tickets that were not good, by reason.
+    pub resume_refusals: Family<Reason, Counter>,
     /// Connections that could not be accepted, by reason (descriptors, aborted).
     pub accept_errors: Family<Reason, Counter>,
     /// Bad client frames, by the code of the error frame.
@@ -275,6 +281,17 @@ impl Metrics {
             ),
             calls: metric!("calls", "Calls at the service door", Family::default()),
             tickets_issued: metric!("tickets_issued", "Tickets issued", Counter::default()),
+            resume_tickets: metric!(
+                "resume_tickets",
+                "Resume tickets sealed",
+                Counter::default()
+            ),
+            resumed: metric!("resumed", "Resume tickets redeemed", Counter::default()),
+            resume_refusals: metric!(
+                "resume_refusals",
+                "Resume tickets that were not good",
+                Family::default()
+            ),
             accept_errors: metric!(
                 "accept_errors",
                 "Connections that could not be accepted",
@@ -371,6 +388,11 @@ impl Metrics {
     /// Counts one JWT that is not good.
     pub fn refused_jwt(&self, reason: &'static str) {
         self.jwt_refusals.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts one resume ticket that is not good.
+    pub fn refused_resume(&self, reason: &'static str) {
+        self.resume_refusals.get_or_create(&Reason { reason }).inc();
     }
 
     /// Counts one error frame.

@@ -46,6 +46,7 @@ impl GrantFields {
             ips: parse_list("ips", &self.ips, IpPrefix::parse)?.into(),
             session_seconds: check_session(self.session_seconds)?,
             since: parse_since(self.since.as_deref().unwrap_or_default())?,
+            resumes: None,
         })
     }
 }

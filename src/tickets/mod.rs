@@ -1,5 +1,6 @@
 //! Tickets: one-time proofs that open a connection. Issued for a [`Grant`](crate::model::Grant), redeemed once; at rest
-//! only their SHA-256 is stored. A JWT is verified here too. This room knows no socket and no request: a door translates
+//! only their SHA-256 is stored. Resume tickets, which continue a session, are sealed and not stored. A JWT is verified
+//! here too. This room knows no socket and no request: a door translates
 //! what it got into a [`GrantFields`], a ticket's text or a JWT, and what comes back into an answer.
 
 mod fields;
@@ -7,6 +8,7 @@ mod issuer;
 pub mod jwt;
 mod memory;
 mod redis;
+mod resume;
 mod store;
 mod ticket;
 
@@ -22,6 +24,10 @@ pub use issuer::{IssueError, IssueRequest, Issued, Tickets};
 pub use jwt::{JwtConfig, JwtError, JwtRefusal, JwtVerifier};
 pub use memory::MemoryTickets;
 pub use redis::RedisTickets;
+pub use resume::{
+    MemoryResume, Opening, Pass, RESUME_LIFE_MAX, RESUME_MAX_BYTES, RedisResume, ResumeId,
+    ResumeRefusal, ResumeStore, ResumeTickets, Revoked, SealError, Shown, Taken,
+};
 pub use store::{Presented, Redemption, StoreError, TicketStore};
 pub use ticket::{Ticket, TicketHash};
 

@@ -208,6 +208,7 @@ mod tests {
             ips: [IpPrefix::parse("10.0.0.0/8").expect("a prefix")].into(),
             session_seconds: Some(60),
             since: Some(Since::Now),
+            resumes: None,
         };
         for grant in [grant, Grant::of(UserId::parse("1").expect("a user"))] {
             let json = serde_json::to_vec(&AtRest::of(&grant, 7)).expect("JSON");

@@ -84,6 +84,7 @@ const WHERE_IS: u32 = 1;
 const DISCONNECT: u32 = 2;
 const SUBSCRIBE: u32 = 3;
 const UNSUBSCRIBE: u32 = 4;
+const REPLACE: u32 = 5;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct AnswerBody {
@@ -230,6 +231,10 @@ impl From<&Question> for QuestionBody {
                 body.channel = channel.to_string();
                 body.ask = UNSUBSCRIBE;
             }
+            Ask::Replace(id) => {
+                about(&Sessions::Connection(*id));
+                body.ask = REPLACE;
+            }
         }
         body
     }
@@ -248,6 +253,7 @@ impl QuestionBody {
             DISCONNECT => Ask::Disconnect(sessions()?, self.reason.as_str().into()),
             SUBSCRIBE => Ask::Subscribe(sessions()?, channel()?),
             UNSUBSCRIBE => Ask::Unsubscribe(sessions()?, channel()?),
+            REPLACE => Ask::Replace(connection_id(self.connection.as_ref()?)?),
             _ => return None,
         };
         Some(Question {

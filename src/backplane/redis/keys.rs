@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
-use crate::model::{Address, ChannelName, MessageId, UserId};
+use crate::model::{Address, ChannelName, ConnectionId, MessageId, UserId};
 
 /// Slots of a Redis Cluster.
 pub(super) const SLOTS: u16 = 16_384;
@@ -80,6 +80,24 @@ impl Keys {
     /// Where the nodes' leases are.
     pub(super) fn nodes(&self) -> String {
         format!("{}nodes", self.prefix)
+    }
+
+    /// Where the cluster's own secret is, if the configuration names none.
+    pub(super) fn secret(&self) -> String {
+        format!("{}secret", self.prefix)
+    }
+
+    /// That a user's resume ticket was used, and by which connection.
+    pub(super) fn resumed(&self, user: &UserId, ticket: &impl std::fmt::Display) -> String {
+        format!("{}r:{{user:{user}}}:{ticket}", self.prefix)
+    }
+
+    /// Until when what a user was given is revoked; with a connection, that all that continues it is.
+    pub(super) fn revoked(&self, user: &UserId, first: Option<ConnectionId>) -> String {
+        match first {
+            None => format!("{}v:{{user:{user}}}", self.prefix),
+            Some(first) => format!("{}v:{{user:{user}}}:{first}", self.prefix),
+        }
     }
 
     /// Where a ticket waits, by the hex of its hash. Public: foreign services write it.

@@ -1,9 +1,11 @@
+use std::time::Instant;
+
 use redis::{Value, cmd};
 
 use super::Redis;
 use crate::backplane::{Later, Leases, NodeLease};
 
-/// Writes one node's lease and removes those that have lapsed, by Redis's own clock.
+/// Writes one node's lease and removes those that have lapsed, by Redis's own clock, which it answers.
 ///
 /// `KEYS[1]` the leases; `ARGV` the node's incarnation, its lease as JSON, milliseconds.
 const RENEW: &str = r"
@@ -16,7 +18,7 @@ for i = 1, #all, 2 do
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f %s', now + ARGV[3], ARGV[2]))
 redis.call('PEXPIRE', KEYS[1], ARGV[3] * 2)
-return 1
+return now
 ";
 
 /// The leases that have not lapsed.
@@ -40,8 +42,12 @@ impl Leases for Redis {
             let mut eval = cmd("EVAL");
             eval.arg(RENEW).arg(1).arg(&key);
             eval.arg(lease.incarnation).arg(json).arg(life);
+            let asked = Instant::now();
             let done = self.command(&key, eval, false).await;
-            done.map(|_| ()).map_err(super::Failure::into_problem)
+            if let Value::Int(now) = done.map_err(super::Failure::into_problem)? {
+                self.clock().learn(u64::try_from(now).unwrap_or(0), asked);
+            }
+            Ok(())
         })
     }
 

@@ -36,9 +36,10 @@ use self::link::Link;
 use self::remembered::Remembered;
 use self::scripts::Scripts;
 use super::{
-    Arrivals, Backplane, BackplaneConfig, Envelope, Here, Later, PublishError, Published, Sealer,
+    Arrivals, Backplane, BackplaneClock, BackplaneConfig, Envelope, Here, Later, PublishError,
+    Published, Sealer,
 };
-use crate::model::Address;
+use crate::model::{Address, ConnectionId, UserId};
 use crate::telemetry::BackplaneMetrics;
 
 pub(crate) use self::commands::Failure;
@@ -78,6 +79,7 @@ struct Shared {
     /// Keys may be elsewhere.
     moved: Arc<Notify>,
     closed: AtomicBool,
+    clock: BackplaneClock,
 }
 
 impl Redis {
@@ -111,6 +113,7 @@ impl Redis {
             fabric: watch::Sender::new(None),
             moved: Arc::new(Notify::new()),
             closed: AtomicBool::new(false),
+            clock: BackplaneClock::default(),
         });
         let supervisor = tokio::spawn(supervise(shared.clone()));
         Ok(Self {
@@ -157,6 +160,26 @@ impl Redis {
 
     fn nodes_key(&self) -> String {
         self.shared.keys.nodes()
+    }
+
+    /// Redis's clock, learnt with each renewal of the node's lease.
+    pub(crate) fn clock(&self) -> &BackplaneClock {
+        &self.shared.clock
+    }
+
+    /// Where the cluster's own secret is.
+    pub(crate) fn secret_key(&self) -> String {
+        self.shared.keys.secret()
+    }
+
+    /// Where it says that a user's resume ticket was used.
+    pub(crate) fn resumed_key(&self, user: &UserId, ticket: &impl std::fmt::Display) -> String {
+        self.shared.keys.resumed(user, ticket)
+    }
+
+    /// Where it says what of a user's is revoked: all, or what continues one connection. In the slot of the above.
+    pub(crate) fn revoked_key(&self, user: &UserId, first: Option<ConnectionId>) -> String {
+        self.shared.keys.revoked(user, first)
     }
 
     /// Where a ticket waits.

@@ -3,7 +3,7 @@ use super::arrival::Arrival;
 use super::handshake::Proof;
 use super::refusal::{Kind, Refusal};
 use crate::model::{Grant, Origin, Secret};
-use crate::tickets::{JwtError, Presented, Redemption};
+use crate::tickets::{JwtError, Opening, Presented, Redemption, ResumeTickets};
 
 /// What a handshake without a good ticket or JWT is told, whatever is wrong with it.
 const NOT_GOOD: &str = "the ticket is missing, unknown, used or expired; fetch a new one";
@@ -14,6 +14,7 @@ pub(super) async fn redeem(
     arrival: &Arrival,
     proof: &Proof,
     origin: Option<Origin>,
+    opening: Opening,
 ) -> Result<Grant, Refusal> {
     let text = match proof {
         Proof::Nothing => return Err(Refusal::new(Kind::Ticket, NOT_GOOD)),
@@ -24,7 +25,15 @@ pub(super) async fn redeem(
         origin,
         ip: arrival.peer.ip(),
     };
-    let refused = match door.tickets.redeem(text.expose(), &shown).await {
+    let text = text.expose();
+    let redeemed = match ResumeTickets::is_one(text) {
+        true => {
+            let resume = &arrival.shard.hub.resume;
+            resume.redeem(text, &shown, opening).await
+        }
+        false => door.tickets.redeem(text, &shown).await,
+    };
+    let refused = match redeemed {
         Ok(Redemption::Granted(grant)) => return Ok(grant),
         Ok(Redemption::Unknown) => Refusal::new(Kind::Ticket, NOT_GOOD),
         Ok(Redemption::WrongOrigin) => {

@@ -19,8 +19,9 @@ use super::arrival::Arrival;
 use super::handshake::{self, Handshake, Proof};
 use super::refusal::{Kind, Refusal};
 use super::{Public, proof};
-use crate::hub::{NoPlace, NotAdmitted, Prepared, Shard};
+use crate::hub::{NoPlace, NotAdmitted, PlaceGuard, Prepared, Reservation, Shard};
 use crate::model::Grant;
+use crate::tickets::Opening;
 use crate::wire::codec::{self, Opcode};
 use crate::wire::frames::{SUBPROTOCOL, ServerFrame};
 
@@ -109,14 +110,21 @@ async fn admit(
         };
         Refusal::later(Kind::Overloaded, why)
     })?;
+    let reservation = shard.reserve();
+    let opening = Opening {
+        connection: reservation.connection(),
+        again: false,
+    };
+    let held = (place, reservation);
     #[cfg(feature = "echo")]
     if echo {
         handshake.asked.echo = true;
         let user = crate::model::UserId::parse("echo").expect("a valid id");
-        return prepare(shard, Grant::of(user), handshake, place).await;
+        return prepare(shard, Grant::of(user), handshake, held).await;
     }
     let _ = echo;
-    let mut grant = proof::redeem(door, arrival, &handshake.proof, origin)
+    handshake.asked.origin = origin.clone();
+    let mut grant = proof::redeem(door, arrival, &handshake.proof, origin, opening)
         .await
         .inspect_err(|refusal| {
             if refusal.kind == Kind::Ticket {
@@ -125,17 +133,17 @@ async fn admit(
         })?;
     // The ticket wins.
     grant.device = grant.device.or(handshake.device.take());
-    prepare(shard, grant, handshake, place).await
+    prepare(shard, grant, handshake, held).await
 }
 
 async fn prepare(
     shard: &Rc<Shard>,
     grant: Grant,
     handshake: Handshake,
-    place: crate::hub::PlaceGuard,
+    held: (PlaceGuard, Reservation),
 ) -> Result<Prepared, Refusal> {
     shard
-        .prepare(grant, handshake.asked, place)
+        .prepare(grant, handshake.asked, held)
         .await
         .map_err(|error| match error {
             NotAdmitted::UserLimit => Refusal::new(
