@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,9 +26,12 @@ pub(super) struct ListenArgs {
     /// As whom.
     #[arg(long)]
     user: String,
-    /// Which of the user's ends this is.
+    /// Which of the user's ends this is; what is printed is acknowledged for it.
     #[arg(long)]
     device: Option<String>,
+    /// Where the inbox begins: a position, or "now"; unless given, where the device or the user stopped.
+    #[arg(long)]
+    since: Option<String>,
     /// A channel to subscribe to; may be repeated.
     #[arg(long = "channel")]
     channels: Vec<String>,
@@ -52,9 +56,13 @@ pub(super) enum End {
 pub(super) fn listen(args: ListenArgs) -> Result<(), Failure> {
     block_on(async {
         let mut wait = BACKOFF.0;
+        let mut places = Places {
+            inbox: args.since.clone(),
+            channels: BTreeMap::new(),
+        };
         loop {
             let mut welcomed = false;
-            let (why, after) = match connect(&args, &mut welcomed).await {
+            let (why, after) = match connect(&args, &mut places, &mut welcomed).await {
                 End::Stop(failure) => return Err(failure),
                 End::Again(why, after) => (why, after),
             };
@@ -70,11 +78,48 @@ pub(super) fn listen(args: ListenArgs) -> Result<(), Failure> {
     })
 }
 
-async fn connect(args: &ListenArgs, welcomed: &mut bool) -> End {
+/// How far it has got: where it goes on after a reconnect.
+struct Places {
+    inbox: Option<String>,
+    channels: BTreeMap<String, String>,
+}
+
+impl Places {
+    /// Takes the position that a frame says, if it says one.
+    fn note(&mut self, told: &Told) {
+        let Some(position) = told.position.clone() else {
+            return;
+        };
+        match &told.channel {
+            Some(channel) => {
+                self.channels.insert(channel.clone(), position);
+            }
+            None => self.inbox = Some(position),
+        }
+    }
+
+    /// The URL with where each channel goes on. Channel names and positions are safe in a query, but for these.
+    fn put_into(&self, url: &str) -> String {
+        if self.channels.is_empty() {
+            return url.to_owned();
+        }
+        let named = self
+            .channels
+            .iter()
+            .map(|(name, at)| format!("{name}@{at}"));
+        let list = named.collect::<Vec<_>>().join(",");
+        let list: String = form_urlencoded::byte_serialize(list.as_bytes()).collect();
+        let mark = if url.contains('?') { '&' } else { '?' };
+        format!("{url}{mark}channels={list}")
+    }
+}
+
+async fn connect(args: &ListenArgs, places: &mut Places, welcomed: &mut bool) -> End {
     let request = pb::IssueTicketRequest {
         user_id: args.user.clone(),
         device: args.device.clone().unwrap_or_default(),
         channels: args.channels.clone(),
+        since: places.inbox.clone().unwrap_or_default(),
         ..Default::default()
     };
     let issued = match issue(&args.server, request).await {
@@ -91,8 +136,10 @@ async fn connect(args: &ListenArgs, welcomed: &mut bool) -> End {
             ));
         }
     };
-    match tokio::time::timeout(PATIENCE, dial(&url, &issued.ticket, args.cacert.as_deref())).await {
-        Ok(Ok(link)) => follow(link, welcomed).await,
+    let target = places.put_into(&url);
+    let link = dial(&target, &issued.ticket, args.cacert.as_deref());
+    match tokio::time::timeout(PATIENCE, link).await {
+        Ok(Ok(link)) => follow(link, args.device.is_some(), places, welcomed).await,
         Ok(Err(end)) => end,
         Err(_) => End::Again(
             format!("{url} did not answer within {} s", PATIENCE.as_secs()),
@@ -102,7 +149,7 @@ async fn connect(args: &ListenArgs, welcomed: &mut bool) -> End {
 }
 
 /// Prints every frame until the connection ends.
-async fn follow(mut stream: Link, welcomed: &mut bool) -> End {
+async fn follow(mut stream: Link, acks: bool, places: &mut Places, welcomed: &mut bool) -> End {
     let mut decoder = Decoder::new(Role::Client, LIMITS);
     let mut buffer = vec![0; 64 << 10];
     let mut after = None;
@@ -131,7 +178,9 @@ async fn follow(mut stream: Link, welcomed: &mut bool) -> End {
                         silence = told.silence();
                     }
                     after = told.after_ms.map(Duration::from_millis).or(after);
-                    (told.kind == "ping").then(|| (Opcode::Text, br#"{"type":"pong"}"#.to_vec()))
+                    places.note(&told);
+                    told.answer(acks)
+                        .map(|answer| (Opcode::Text, answer.into_bytes()))
                 }
                 Ok(Some(Event::Binary(_) | Event::Pong(_))) => None,
                 Ok(Some(Event::Ping(payload))) => Some((Opcode::Pong, payload.to_vec())),
@@ -189,11 +238,25 @@ struct Told {
     kind: String,
     after_ms: Option<u64>,
     heartbeat_seconds: u64,
+    channel: Option<String>,
+    position: Option<String>,
 }
 
 impl Told {
     fn read(text: &str) -> Self {
         serde_json::from_str(text).unwrap_or_default()
+    }
+
+    /// What a frame is answered: a ping by a pong, and, with a device, a message of the inbox by its acknowledgement.
+    fn answer(&self, acks: bool) -> Option<String> {
+        let frame = match (self.kind.as_str(), &self.position) {
+            ("ping", _) => serde_json::json!({"type": "pong"}),
+            ("message", Some(position)) if acks && self.channel.is_none() => {
+                serde_json::json!({"type": "ack", "position": position})
+            }
+            _ => return None,
+        };
+        Some(frame.to_string())
     }
 
     /// The longest silence of a node that lives: none without heartbeats.
@@ -216,6 +279,38 @@ mod tests {
         );
         assert_eq!(silence(r#"{"type":"welcome","heartbeat_seconds":0}"#), None);
         assert_eq!(silence("no JSON"), None);
+    }
+
+    #[test]
+    fn it_goes_on_where_it_stopped_and_acknowledges_what_it_printed() {
+        let mut places = Places {
+            inbox: None,
+            channels: BTreeMap::new(),
+        };
+        assert_eq!(places.put_into("ws://h/ws"), "ws://h/ws");
+        for frame in [
+            r#"{"type":"welcome","position":"p1"}"#,
+            r#"{"type":"subscribed","channel":"a:b","position":"c1"}"#,
+            r#"{"type":"message","channel":"x","data":1}"#,
+            r#"{"type":"gap","position":"p2"}"#,
+        ] {
+            places.note(&Told::read(frame));
+        }
+        assert_eq!(places.inbox.as_deref(), Some("p2"));
+        assert_eq!(
+            places.put_into("ws://h/ws"),
+            "ws://h/ws?channels=a%3Ab%40c1"
+        );
+        let answer = |frame, acks| Told::read(frame).answer(acks);
+        let message = r#"{"type":"message","position":"p3","data":1}"#;
+        let ack = r#"{"position":"p3","type":"ack"}"#;
+        assert_eq!(answer(message, true).as_deref(), Some(ack));
+        assert_eq!(answer(message, false), None);
+        assert_eq!(
+            answer(r#"{"type":"message","channel":"x","position":"c"}"#, true),
+            None
+        );
+        assert!(answer(r#"{"type":"ping"}"#, false).is_some());
     }
 
     #[tokio::test]
