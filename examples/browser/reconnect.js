@@ -2,6 +2,7 @@
 // random, so that a crowd that was dropped together does not come back together, unless the node says when.
 export function listen(onMessage, onState = () => {}) {
   let failures = 0;
+  let since = ""; // where this page is in its inbox
 
   async function connect() {
     let slot; // when the node wants us back, if it said so
@@ -16,13 +17,15 @@ export function listen(onMessage, onState = () => {}) {
       if (answer.status === 401) return onState("logged out");
       if (!answer.ok) return again();
       const { url, ticket } = await answer.json();
-      const socket = new WebSocket(`${url}?ticket=${ticket}&refuse=close`);
+      const socket = new WebSocket(`${url}?ticket=${ticket}&refuse=close${since}`);
       socket.onmessage = ({ data }) => {
         const frame = JSON.parse(data);
+        if (frame.position && !frame.channel) since = `&since=${frame.position}`;
         if (frame.type === "message") onMessage(frame);
+        if (frame.type === "gap" || frame.recovered === false) onState("missed some: fetch anew");
         if (frame.type === "welcome") {
           failures = 0;
-          onState("connected");
+          if (frame.recovered !== false) onState("connected");
         }
         if (frame.after_ms !== undefined) slot = Date.now() + frame.after_ms; // refused, goaway
         if (frame.type === "goaway") setTimeout(() => socket.close(), frame.after_ms);
