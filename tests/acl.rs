@@ -1,10 +1,12 @@
 //! The rights in Redis that the docs name are enough, and no more than that.
 
 use serde_json::json;
-use tidings::backplane::{BackplaneKind, BackplaneUrl};
+use tidings::backplane::{Append, BackplaneKind, BackplaneUrl, Keep, Once};
 use tidings::model::sha256;
 
+use crate::backplane::{soon, user};
 use crate::sources::{heard_by, source};
+use crate::streams::{MANY, after, append, device, redis_at, text};
 use crate::support::redis::RedisServer;
 use crate::support::resp::{Reply, Resp};
 use crate::support::{connect, next, node_with, refused};
@@ -91,6 +93,62 @@ async fn an_auth_service_may_issue_tickets_in_redis_and_nothing_else() {
         let mut socket = connect(&url).await.expect("an upgrade");
         assert_eq!(next(&mut socket).await["user"], "42");
         assert_eq!(refused(&url, &[]).await.0, 401);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_keeps_messages_and_cursors_with_the_rights_of_a_node() {
+    let redis = RedisServer::start().await;
+    let lines = rights(include_str!("../docs/cluster.md"));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    grant(&redis, &lines[0]).await;
+    let url = redis.url().replace("redis://", "redis://tidings:secret@");
+    let end = redis_at(&url, |config| config.min_replicas = 0).await;
+    let to = user("42");
+    end.streams.listen(to.clone()).await.expect("listened");
+    let message = text(&to, "0");
+    let once = Some(Once {
+        key: [1; 32],
+        asked: [2; 32],
+    });
+    for (once, again) in [(None, false), (None, true), (once, false), (once, true)] {
+        for keep in [Some(MANY), None] {
+            let append = Append {
+                keep,
+                once,
+                again,
+                ..append(&message)
+            };
+            let done = end.streams.append(append, soon()).await;
+            assert!(done.is_ok(), "{done:?}");
+        }
+    }
+    // One that has to look for what there is, and one that makes room.
+    redis.command(&["DEL", "tidings:t:{user:42}"]).await;
+    let one = Keep {
+        messages: 1,
+        ..MANY
+    };
+    let last = Append {
+        keep: Some(one),
+        ..append(&text(&to, "1"))
+    };
+    let last = end.push(last).await.position.expect("it is kept");
+    assert_eq!(end.kept(&to, 0).await, ["1"]);
+    for n in 0..20 {
+        let name = n.to_string();
+        end.ack(&to, Some(&name), last).await;
+    }
+    assert_eq!(end.open(&to, device("19")).await, (last, Some(true)));
+    assert_eq!(end.top(&to, last).await, last);
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    let opened = end.streams.open(to, std::time::Duration::ZERO, after(last));
+    assert_eq!(opened.await.map(|opened| opened.start), Ok(last));
+    end.streams.close().await;
+    let mut node = login(&redis, "tidings").await;
+    for other in ["GET other", "KEYS *", "FLUSHALL", "CONFIG GET *"] {
+        let denied = tell(&mut node, other).await;
+        assert_eq!(denied, Err("NOPERM".into()), "{other}");
     }
 }
 

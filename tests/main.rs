@@ -28,6 +28,7 @@ mod secrets;
 mod service;
 mod sources;
 mod streams;
+mod streams_model;
 mod streams_redis;
 mod support;
 mod tools;

@@ -44,7 +44,7 @@ async fn redis_at(server: &RedisServer, incarnation: u64) -> Arc<Redis> {
     };
     let metrics = Metrics::new().backplane;
     let redis = Redis::new(&config, incarnation, false, metrics, Arc::new(Nowhere)).expect("valid");
-    redis.wait_until_whole().await;
+    redis.wait_until_whole().await.expect("fit");
     let lease = NodeLease {
         node: "a".into(),
         incarnation: incarnation.to_string(),

@@ -99,7 +99,7 @@ impl End {
         tops.expect("tops")[0].position
     }
 
-    async fn ack(&self, address: &Address, device: Option<&str>, to: Position) {
+    pub async fn ack(&self, address: &Address, device: Option<&str>, to: Position) {
         let Address::User(user) = address else {
             panic!("only users have cursors");
         };

@@ -1,1 +1,365 @@
-//! What only Redis can do to streams: scripts that are forgotten, keys that vanish, data that comes back older.
+//! What only Redis can do to streams: scripts that it forgot, keys that vanish, data that comes back older, slots on other
+//! primaries.
+
+use tidings::backplane::redis::Redis;
+use tidings::backplane::{
+    Append, AppendError, Backplane, BackplaneKind, BackplaneUrl, EnvelopeError, From, Keep, Once,
+    Sealer,
+};
+use tidings::config::Mode;
+use tidings::model::{Address, Position};
+use tidings::node::Node;
+use tidings::telemetry::Metrics;
+
+use crate::backplane::{Inbox, soon, user};
+use crate::streams::{End, HOUR, MANY, after, append, redis_at, text};
+use crate::support::redis::{RedisCluster, RedisServer};
+use crate::support::{config, until};
+
+fn key(kind: &str, address: &Address) -> String {
+    format!("tidings:{kind}:{{{address}}}")
+}
+
+fn again(append: Append) -> Append {
+    Append {
+        again: true,
+        ..append
+    }
+}
+
+async fn start() -> (RedisServer, End) {
+    let server = RedisServer::start().await;
+    let end = redis_at(&server.url(), |_| {}).await;
+    (server, end)
+}
+
+/// One that keeps a snapshot of these bodies, and then had one more.
+async fn behind_by_one(to: &Address) -> (RedisServer, End, Position) {
+    let (server, end) = start().await;
+    end.say(to, "0").await;
+    end.say(to, "1").await;
+    server.command(&["SAVE"]).await;
+    let top = end.say(to, "2").await;
+    (server, end, top)
+}
+
+async fn until_it_is_linked(end: &End) {
+    until("the node is linked", async || {
+        end.streams.ailments().is_empty()
+            && end.streams.tops(Vec::new()).await.is_ok()
+            && end
+                .streams
+                .append(append(&text(&user("x"), "")), soon())
+                .await
+                .is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn scripts_that_redis_has_forgotten_are_given_again() {
+    let (server, end) = start().await;
+    let to = user("42");
+    end.say(&to, "0").await;
+    server.command(&["SCRIPT", "FLUSH"]).await;
+    let top = end.say(&to, "1").await;
+    server.command(&["SCRIPT", "FLUSH"]).await;
+    assert_eq!(end.kept(&to, 0).await, ["0", "1"]);
+    assert_eq!(end.top(&to, top).await, top);
+}
+
+#[tokio::test]
+async fn a_first_attempt_that_comes_after_its_retry_does_nothing() {
+    let (_server, end) = start().await;
+    let to = user("42");
+    let message = text(&to, "once");
+    let retry = end.push(again(append(&message))).await;
+    for n in 0..5 {
+        let first = end.push(append(&message)).await;
+        assert_eq!((first.id, first.position), (retry.id, retry.position));
+        let another = end.push(again(append(&message))).await;
+        assert_eq!(another.position, retry.position);
+        end.say(&to, &n.to_string()).await;
+    }
+    assert_eq!(end.kept(&to, 0).await, ["once", "0", "1", "2", "3", "4"]);
+}
+
+#[tokio::test]
+async fn a_retry_whose_first_attempt_may_have_had_to_go_is_unknown() {
+    let (_server, end) = start().await;
+    let to = user("42");
+    let two = |message: &tidings::model::Message| Append {
+        keep: Some(Keep {
+            messages: 2,
+            ..MANY
+        }),
+        ..append(message)
+    };
+    let message = text(&to, "first");
+    end.push(two(&message)).await;
+    for n in 0..3 {
+        end.push(two(&text(&to, &n.to_string()))).await;
+    }
+    let retry = end.streams.append(again(two(&message)), soon()).await;
+    assert!(matches!(retry, Err(AppendError::Unknown(_))), "{retry:?}");
+    assert_eq!(end.kept(&to, 0).await, ["1", "2"]);
+}
+
+#[tokio::test]
+async fn a_stream_without_its_meta_goes_on_in_a_new_epoch() {
+    let (server, end) = start().await;
+    let to = user("42");
+    let first = end.say(&to, "0").await;
+    let old = end.say(&to, "1").await;
+    server.command(&["DEL", &key("t", &to)]).await;
+    let new = end.say(&to, "2").await;
+    assert_ne!(new.epoch, old.epoch);
+    assert_eq!(new.offset, 3);
+    assert_eq!(end.kept(&to, 0).await, ["0", "1", "2"]);
+    let page = end.streams.read(to.clone(), 2, 9).await.expect("read");
+    assert_eq!((page.top.began.offset, page.top.began.tag), (2, old.tag));
+    assert_eq!(
+        page.messages[0].place.map(|place| place.previous),
+        Some(old.tag)
+    );
+    for position in [first, old] {
+        assert_eq!(end.open(&to, after(position)).await.1, Some(false));
+    }
+    assert_eq!(end.open(&to, after(new)).await, (new, Some(true)));
+    // Whoever asks first begins it, not only an append.
+    server.command(&["DEL", &key("t", &to)]).await;
+    let began = end.top(&to, new).await;
+    assert_ne!(began.epoch, new.epoch);
+    assert_eq!((began.offset, began.tag), (3, new.tag));
+}
+
+#[tokio::test]
+async fn a_stream_above_its_meta_goes_on_in_a_new_epoch() {
+    let (server, end) = start().await;
+    let to = user("42");
+    let old = end.say(&to, "0").await;
+    end.say(&to, "1").await;
+    server.command(&["HSET", &key("t", &to), "o", "0"]).await;
+    let new = end.say(&to, "2").await;
+    assert_ne!(new.epoch, old.epoch);
+    assert_eq!(new.offset, 3);
+    assert_eq!(end.kept(&to, 0).await, ["0", "1", "2"]);
+    assert_eq!(end.open(&to, after(old)).await.1, Some(false));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_gone_goes_on_and_who_misses_nothing_is_told_so() {
+    let (server, end) = start().await;
+    let to = user("42");
+    let first = end.say(&to, "0").await;
+    let top = end.say(&to, "1").await;
+    server.command(&["DEL", &key("s", &to)]).await;
+    assert_eq!(end.open(&to, after(top)).await, (top, Some(true)));
+    assert_eq!(end.open(&to, after(first)).await, (top, Some(false)));
+    let next = end.say(&to, "2").await;
+    assert_eq!((next.epoch, next.offset), (top.epoch, 3));
+    assert_eq!(end.kept(&to, 0).await, ["2"]);
+    assert_eq!(end.open(&to, after(top)).await, (top, Some(true)));
+    // It has a life again.
+    let life = server.command(&["PTTL", &key("s", &to)]).await.int();
+    assert!(life > 0, "{life}");
+}
+
+#[tokio::test]
+async fn what_is_written_has_a_life() {
+    let (server, end) = start().await;
+    let to = user("42");
+    let once = Append {
+        once: Some(Once {
+            key: [1; 32],
+            asked: [2; 32],
+        }),
+        ..append(&text(&to, "0"))
+    };
+    let first = end.push(once.clone()).await;
+    end.push(again(append(&text(&to, "1")))).await;
+    end.open(&to, From::Cursor(None)).await;
+    let keys = server.command(&["KEYS", "*"]).await.items();
+    assert_eq!(keys.len(), 4, "{keys:?}");
+    let hour = i64::try_from(HOUR.as_millis()).expect("it fits");
+    for key in keys {
+        let key = key.text();
+        let life = server.command(&["PTTL", &key]).await.int();
+        let bounds = match &key[..10] {
+            "tidings:s:" => hour..=hour * 9 / 8,
+            "tidings:t:" => 29 * 24 * hour..=30 * 24 * hour,
+            "tidings:i:" => 1..=60_000,
+            "tidings:k:" => 240_000..=300_000,
+            _ => panic!("{key}"),
+        };
+        assert!(bounds.contains(&life), "{key}: {life}");
+        if key.starts_with("tidings:k:") {
+            server.command(&["DEL", &key]).await;
+        }
+    }
+    // A key that has had its time is no key.
+    let message = text(&to, "2");
+    let anew = Append { message, ..once };
+    let anew = end.push(anew).await;
+    assert!(!anew.duplicate);
+    assert_ne!(anew.id, first.id);
+}
+
+#[tokio::test]
+async fn a_node_without_streams_skips_what_is_kept_as_another_version() {
+    let (server, end) = start().await;
+    let to = user("42");
+    let channel = key("m", &to);
+    let mut old = server.connect().await.expect("connected");
+    let subscribed = old.command(&["SUBSCRIBE", &channel]).await;
+    subscribed.expect("subscribed");
+    let message = append(&text(&to, "0"));
+    let pushed = end.push(message).await;
+    assert_eq!(pushed.published.listeners, 1);
+    let heard = old.receive().await.expect("published").items();
+    let [.., payload] = <[_; 3]>::try_from(heard).expect("a message");
+    let opened = Sealer::new(None).open(&to, payload.bytes().into());
+    assert_eq!(opened, Err(EnvelopeError::Version));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_are_spread_over_a_cluster() {
+    let cluster = RedisCluster::start().await;
+    let end = redis_at(&cluster.url(), |_| {}).await;
+    for n in 0..20 {
+        let to = user(&n.to_string());
+        end.streams.listen(to.clone()).await.expect("listened");
+        let start = end.open(&to, From::Cursor(None)).await.0;
+        let message = Append {
+            once: (n % 2 == 0).then_some(Once {
+                key: [1; 32],
+                asked: [2; 32],
+            }),
+            ..append(&text(&to, "hi"))
+        };
+        let first = end.push(message.clone()).await;
+        assert_eq!(first.published.listeners, 1);
+        end.inbox.next().await;
+        let retry = end.push(again(message)).await;
+        assert_eq!(retry.position, first.position);
+        // Of a retry that did get through, who listens now.
+        assert_eq!(retry.published.listeners, 1);
+        assert_eq!(end.kept(&to, 0).await, ["hi"]);
+        assert_eq!(end.open(&to, after(start)).await, (start, Some(true)));
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_evicts_is_refused_until_it_does_not() {
+    let server = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]).await;
+    let mut refused = config();
+    refused.backplane.kind = BackplaneKind::Redis;
+    refused.backplane.url = Some(BackplaneUrl::new(server.url()));
+    let place = refused.backplane.clone();
+    let problem = match Node::start(refused, Mode::Dev).await {
+        Err(problem) => problem,
+        Ok(_) => panic!("a node started that would lose what it keeps"),
+    };
+    for part in [
+        "allkeys-lru",
+        "CONFIG SET maxmemory-policy noeviction",
+        "[inbox]",
+    ] {
+        assert!(problem.contains(part), "{problem}");
+    }
+    let at = |keeps| {
+        let metrics = Metrics::new().backplane;
+        Redis::new(&place, 1, keeps, metrics, Inbox::new()).expect("valid")
+    };
+    let nothing_is_kept = at(false);
+    assert_eq!(nothing_is_kept.wait_until_whole().await, Ok(()));
+    let keeps = at(true);
+    assert!(keeps.wait_until_whole().await.is_err());
+    let ailments = keeps.ailments();
+    assert!(ailments[0].contains("allkeys-lru"), "{ailments:?}");
+    let words = ["CONFIG", "SET", "maxmemory-policy", "noeviction"];
+    server.command(&words).await;
+    until("it is fit", async || keeps.ailments().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_comes_back_older_begins_anew_though_nobody_asks() {
+    let to = user("42");
+    let (mut server, end, top) = behind_by_one(&to).await;
+    server.restart().await;
+    until_it_is_linked(&end).await;
+    let epoch = server.command(&["HGET", &key("t", &to), "e"]).await.bytes();
+    assert_ne!(epoch, top.epoch.to_be_bytes());
+    assert_eq!(end.open(&to, after(top)).await.1, Some(false));
+    // A first message of the new epoch stands where the lost one stood.
+    let next = end.say(&to, "another 2").await;
+    assert_eq!((next.offset, next.epoch == top.epoch), (3, false));
+    assert_eq!(end.open(&to, after(top)).await.1, Some(false));
+    assert_eq!(end.kept(&to, 0).await, ["0", "1", "another 2"]);
+}
+
+#[tokio::test]
+async fn a_stream_that_comes_back_whole_goes_on() {
+    let to = user("42");
+    let options = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut server = RedisServer::start_with(&options).await;
+    let end = redis_at(&server.url(), |_| {}).await;
+    end.say(&to, "0").await;
+    let top = end.say(&to, "1").await;
+    server.restart().await;
+    until_it_is_linked(&end).await;
+    assert_eq!(end.open(&to, after(top)).await, (top, Some(true)));
+    let next = end.say(&to, "2").await;
+    assert_eq!((next.epoch, next.offset), (top.epoch, 3));
+}
+
+#[tokio::test]
+async fn a_stream_of_a_redis_that_comes_back_empty_begins_anew() {
+    let to = user("42");
+    let (mut server, end, top) = behind_by_one(&to).await;
+    server.restart_empty().await;
+    until_it_is_linked(&end).await;
+    let (start, recovered) = end.open(&to, after(top)).await;
+    assert_eq!((start.offset, recovered), (0, Some(false)));
+    assert_ne!(start.epoch, top.epoch);
+}
+
+#[tokio::test]
+async fn a_link_that_is_whole_again_says_what_it_may_have_missed() {
+    let (server, end) = start().await;
+    let to = user("42");
+    assert_eq!(end.inbox.missed(), []);
+    end.streams.listen(to.clone()).await.expect("listened");
+    let words = ["CLIENT", "KILL", "TYPE", "pubsub"];
+    server.command(&words).await;
+    let mut missed = Vec::new();
+    until("it is told", async || {
+        missed.extend(end.inbox.missed());
+        !missed.is_empty()
+    })
+    .await;
+    // Neither what goes to everyone nor to this node has a stream.
+    assert_eq!(missed, [to]);
+}
+
+#[tokio::test]
+async fn without_the_right_to_ask_which_run_it_is_streams_are_compared_at_every_connection() {
+    let to = user("42");
+    let (server, end) = start().await;
+    let rights = "ACL SETUSER node on >p ~* &* +@all -info";
+    let words: Vec<_> = rights.split(' ').collect();
+    server.command(&words).await;
+    let url = server.url().replace("redis://", "redis://node:p@");
+    let other = redis_at(&url, |_| {}).await;
+    let top = other.say(&to, "0").await;
+    // As a failover would, but that the run is the same.
+    let meta = key("t", &to);
+    server.command(&["HSET", &meta, "o", "0"]).await;
+    server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+    until("the streams were compared", async || {
+        let epoch = server.command(&["HGET", &meta, "e"]).await.bytes();
+        epoch != top.epoch.to_be_bytes()
+    })
+    .await;
+    drop(end);
+}

@@ -113,7 +113,7 @@ impl Shared {
         let (stream, meta) = (self.keys.stream(to), self.keys.meta(to));
         let marker = self.keys.marker(to, message.id);
         let key = once.map(|once| self.keys.once(to, &once.key));
-        let asked = once.map_or(Vec::new(), |once| once.asked.to_vec());
+        let asked = once.map_or([0; 32], |once| once.asked);
         let scripts = &self.scripts;
         let call = match keep {
             Some(keep) => {
@@ -130,14 +130,15 @@ impl Shared {
                     .number(u8::from(*again))
                     .number(RETRY_LIFE.as_millis())
             }
-            // Without a caller's key, under one that is of this message alone.
+            // Without a caller's key, under one of this message alone.
             None => {
-                let keys = [key.as_deref().unwrap_or(&marker), channel];
+                let own = || self.keys.once(to, message.id.as_bytes());
+                let keys = [key.unwrap_or_else(own), channel.to_owned()];
                 let call = scripts.once.on(keys);
                 call.bytes(message.id.as_bytes().as_slice()).bytes(sealed)
             }
         };
-        let call = call.bytes(asked).number(Once::LIFE.as_millis());
+        let call = call.bytes(asked.as_slice()).number(Once::LIFE.as_millis());
         let replicated = self.min_replicas > 0;
         let value = self.eval(fabric, &call, replicated, deadline).await;
         match value.map_err(refused)? {

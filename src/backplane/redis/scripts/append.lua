@@ -55,8 +55,8 @@ if not key then
         last = '(' .. entry[1]
       end
     until done or #page < 64
-    -- What had to go since may have been this one.
-    if not done and latest >= time - tonumber(ARGV[10]) then return 1 end
+    -- What had to go may have been this one only if it was not older.
+    if not done and latest >= time then return 1 end
   end
 end
 
