@@ -1,3 +1,4 @@
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use crate::backplane::streams::Found;
@@ -106,8 +107,17 @@ impl Stream {
     /// A node knows of a position that this stream never had, or has no more: it begins a new epoch.
     pub(super) fn compare(&mut self, known: Position) {
         let top = self.top.position;
+        let next = self.messages.get(self.index(known.offset));
+        let next = next.and_then(|message| message.place);
         let differs = known.epoch == top.epoch
-            && (known.offset > top.offset || (known.offset == top.offset && known.tag != top.tag));
+            && match known.offset.cmp(&top.offset) {
+                Ordering::Greater => true,
+                Ordering::Equal => known.tag != top.tag,
+                // Where the next one had to go it cannot be told.
+                Ordering::Less => next.is_some_and(|next| {
+                    next.offset == known.offset + 1 && next.previous != known.tag
+                }),
+            };
         if differs {
             let position = Position {
                 epoch: rand::random(),
@@ -117,6 +127,9 @@ impl Stream {
                 position,
                 began: position,
             };
+            // What is still kept is read in the new epoch, as its positions are given out.
+            let places = self.messages.iter_mut().filter_map(|m| m.place.as_mut());
+            places.for_each(|place| place.epoch = position.epoch);
         }
     }
 
