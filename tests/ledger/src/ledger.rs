@@ -176,10 +176,6 @@ impl Ledger {
         lock(&self.clients[at])
     }
 
-    pub(crate) fn client_count(&self) -> usize {
-        self.clients.len()
-    }
-
     /// A copy of all that is logged so far.
     pub(crate) fn copy(&self) -> (Vec<Push>, Vec<ClientLog>) {
         let clients = (0..self.clients.len()).map(|at| self.client(at).clone());

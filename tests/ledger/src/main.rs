@@ -12,12 +12,15 @@ mod http;
 mod ledger;
 mod mutants;
 mod producer;
+mod torture;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use torture::Torture;
 
 /// Proves that nothing is lost in silence, doubled or out of order.
 #[derive(Debug, Parser)]
@@ -30,6 +33,20 @@ struct Arguments {
 enum Run {
     /// Holds the ledger against nodes that do wrong: it must find each fault, and nothing in a node that does right
     Mutants(What),
+    /// Three nodes, a Redis and a crowd: what happens to them, and whether anything was lost in silence
+    Torture {
+        #[command(flatten)]
+        what: What,
+        /// How long new disturbances begin; each kind comes at least once
+        #[arg(long, default_value_t = 20)]
+        minutes: u64,
+        /// How many ends of users
+        #[arg(long, default_value_t = 2000)]
+        clients: usize,
+        /// Each disturbance once, and briefly, with few clients: what CI runs
+        #[arg(long, conflicts_with_all = ["minutes", "clients"])]
+        short: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -48,6 +65,21 @@ async fn main() -> ExitCode {
     let run = async {
         match arguments.run {
             Run::Mutants(what) => mutants::run(&what.binary, what.seed).await,
+            Run::Torture {
+                what,
+                minutes,
+                clients,
+                short,
+            } => {
+                let torture = match short {
+                    true => Torture::short(what.seed),
+                    false => {
+                        let length = Duration::from_secs(minutes * 60);
+                        Torture::long(what.seed, length, clients)
+                    }
+                };
+                torture::run(&what.binary, torture).await
+            }
         }
     };
     // Whoever ends this ends its servers too: they are dropped with the run.

@@ -90,8 +90,15 @@ impl<'a> Audit<'a> {
                     }
                 }
                 What::Message { .. } => self.message(log, event, &mut follows),
-                What::Closed { .. } => self.report.connections += 1,
-                What::Refused { .. } => self.report.refused_connections += 1,
+                What::Closed { code, why } => {
+                    self.report.connections += 1;
+                    let code = code.map(|code| format!("{code} ")).unwrap_or_default();
+                    *self.report.ends.entry(format!("{code}{why}")).or_default() += 1;
+                }
+                What::Refused { why } => {
+                    self.report.refused_connections += 1;
+                    *self.report.ends.entry(why.clone()).or_default() += 1;
+                }
                 What::Odd { why } => self.report.fault(Fault::OffTheWire, || {
                     format!("{} at {}: {why}", log.name, event.at)
                 }),
@@ -182,7 +189,12 @@ impl<'a> Audit<'a> {
             return;
         };
         self.report.seen += 1;
-        let told = |what: &str| format!("{} at {}: {id} {what}", log.name, event.at);
+        let told = |what: &str| {
+            format!(
+                "{}, connection {}, at {}: {id} {what}",
+                log.name, event.connection, event.at
+            )
+        };
         let found = self.index.find(id, key.as_ref());
         let Some(at) = found else {
             self.report

@@ -96,6 +96,8 @@ pub(crate) struct Report {
     pub(crate) recovered_true: u64,
     pub(crate) connections: u64,
     pub(crate) refused_connections: u64,
+    /// How connections ended and why they could not be had.
+    pub(crate) ends: BTreeMap<String, u64>,
     pub(crate) slowest: Duration,
     pub(crate) aftermaths: Vec<Aftermath>,
     faults: BTreeMap<Fault, u64>,
@@ -168,6 +170,12 @@ impl fmt::Display for Report {
                 a.recovery.as_secs_f64(),
                 settled.as_deref().unwrap_or("never"),
             )?;
+        }
+        if !self.ends.is_empty() {
+            writeln!(f, "\nconnections ended, or could not be had")?;
+        }
+        for (why, count) in &self.ends {
+            writeln!(f, "{why:<60.60} {count:>10}")?;
         }
         for (fault, examples) in &self.examples {
             writeln!(
