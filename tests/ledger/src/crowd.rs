@@ -62,8 +62,7 @@ impl Crowd {
             crowd.clients.spawn(client.run(doors.clone(), pen, orders));
         }
         if crowd.settle(bound).await.is_none() {
-            let refusals = crowd.why_not();
-            return Err(format!("not everyone could connect: {refusals}").into());
+            return Err("not everyone could connect".into());
         }
         let doors = Arc::new(to_producers);
         for producer in cast.producers {
@@ -72,15 +71,6 @@ impl Crowd {
             crowd.producers.spawn(run);
         }
         Ok(crowd)
-    }
-
-    /// What the first client without a connection saw last.
-    fn why_not(&self) -> String {
-        let waits = (0..self.orders.len()).find(|at| !self.ledger.client(*at).whole);
-        waits.map_or_else(String::new, |at| {
-            let log = self.ledger.client(at);
-            format!("{} saw last {:?}", log.name, log.events.last())
-        })
     }
 
     pub(crate) fn client_count(&self) -> usize {
@@ -107,10 +97,37 @@ impl Crowd {
                 return Some(self.ledger.clock.now());
             }
             if Instant::now() > deadline {
+                println!("still awaited: {}", self.awaited(at..target));
                 return None;
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// What keeps a crowd from having settled: the first push of some that somebody lacks, the first client without a
+    /// whole connection.
+    fn awaited(&self, mut pushes: std::ops::Range<usize>) -> String {
+        let push = pushes.find(|at| !self.is_everywhere(*at));
+        let push = push.map(|at| self.ledger.pushes()[at].clone());
+        let push = push.map(|push| {
+            let followers = self.followers.get(&push.key.stream);
+            let Answer::Accepted { id, .. } = &push.answer else {
+                return push.key.to_string();
+            };
+            let lacks = followers
+                .into_iter()
+                .flatten()
+                .find(|client| self.ledger.client(**client).awaits(&push, id))
+                .map(|client| self.ledger.client(*client).name.clone());
+            format!("{push:?} by {lacks:?}")
+        });
+        let part = (0..self.orders.len()).find(|at| !self.ledger.client(*at).whole);
+        let part = part.map(|at| {
+            let log = self.ledger.client(at);
+            let last: Vec<_> = log.events.iter().rev().take(4).collect();
+            format!("{} {:?} saw last {last:?}", log.name, log.follows)
+        });
+        format!("{}; {}", push.unwrap_or_default(), part.unwrap_or_default())
     }
 
     fn is_everywhere(&self, at: usize) -> bool {

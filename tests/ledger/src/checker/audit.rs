@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use super::follow::Follow;
+use super::follow::{Follow, Start};
 use super::report::{Aftermath, Fault, Report};
 use super::{Evidence, Index, order};
 use crate::body::Stream;
@@ -78,8 +78,8 @@ impl<'a> Audit<'a> {
                     recovered,
                 } => {
                     if let Some(follow) = follows.get_mut(stream) {
-                        let known = follow.open(event.at, asked, position.as_deref(), *recovered);
-                        self.opened(log, event, known);
+                        let start = follow.open(event.at, asked, position.as_deref(), *recovered);
+                        self.opened(log, event, start);
                     }
                 }
                 What::Gap { stream, position } => {
@@ -112,7 +112,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    fn opened(&mut self, log: &ClientLog, event: &Event, known: bool) {
+    fn opened(&mut self, log: &ClientLog, event: &Event, start: Start) {
         let What::Opened {
             stream,
             asked,
@@ -144,13 +144,26 @@ impl<'a> Audit<'a> {
                 )
             });
         }
-        if !known {
-            self.report.fault(Fault::OffTheWire, || {
+        match start {
+            Start::Right | Start::Told => {}
+            Start::Anew => self.report.anew += 1,
+            Start::Forgotten { since } => {
+                self.report.anew += 1;
+                if !self.evidence.may_lose(since, event.at) {
+                    self.report.fault(Fault::ToldInVain, || {
+                        format!(
+                            "{} at {}: its cursor in {stream}, there since {since}, is not known",
+                            log.name, event.at
+                        )
+                    });
+                }
+            }
+            Start::Nowhere => self.report.fault(Fault::OffTheWire, || {
                 format!(
                     "{} at {}: the cursor in {stream} stands at {position:?}, which it never saw",
                     log.name, event.at
                 )
-            });
+            }),
         }
     }
 

@@ -5,6 +5,21 @@ use std::collections::{HashMap, HashSet};
 use crate::clock::Stamp;
 use crate::ledger::Asked;
 
+/// Where a connection starts in a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Where the client was.
+    Right,
+    /// After a loss, which was told.
+    Told,
+    /// Where anyone would: its device has no cursor, and by the absence of `recovered` it knows.
+    Anew,
+    /// The same, and yet it had come back by its cursor before.
+    Forgotten { since: Stamp },
+    /// At a position that the client never saw.
+    Nowhere,
+}
+
 /// A client that follows a stream.
 #[derive(Debug, Default)]
 pub(super) struct Follow {
@@ -22,28 +37,44 @@ pub(super) struct Follow {
     segment: Vec<(usize, Option<Box<str>>)>,
     /// The same as a set, without what may come again.
     seen: HashSet<usize>,
+    /// When it first came back by its cursor.
+    has_cursor: Option<Stamp>,
     /// Positions that the node named in this segment, and how many of its messages came before.
     named: Vec<(Box<str>, usize)>,
 }
 
 impl Follow {
-    /// A `welcome` or `subscribed`. False if it starts where nothing was ever seen.
+    /// A `welcome` or `subscribed`.
     pub(super) fn open(
         &mut self,
         at: Stamp,
         asked: &Asked,
         position: Option<&str>,
         recovered: Option<bool>,
-    ) -> bool {
+    ) -> Start {
         let first = self.since.is_none();
         self.since.get_or_insert(at);
         if recovered == Some(false) {
             self.lose(at, position);
-            return true;
+            return Start::Told;
         }
-        let known = first || *asked != Asked::Cursor || self.step_back(position);
+        let by_cursor = !first && *asked == Asked::Cursor;
+        if by_cursor && recovered.is_none() {
+            self.lose(at, position);
+            return match self.has_cursor.take() {
+                None => Start::Anew,
+                Some(since) => Start::Forgotten { since },
+            };
+        }
+        if by_cursor {
+            self.has_cursor.get_or_insert(at);
+        }
+        let known = !by_cursor || self.step_back(position);
         self.name(position);
-        known
+        match known {
+            true => Start::Right,
+            false => Start::Nowhere,
+        }
     }
 
     /// A loss was told: what comes now begins anew.

@@ -94,6 +94,8 @@ pub(crate) struct Report {
     pub(crate) gaps: u64,
     pub(crate) recovered_false: u64,
     pub(crate) recovered_true: u64,
+    /// Times that a device began anew, since it had no cursor yet or lost it with Redis.
+    pub(crate) anew: u64,
     pub(crate) connections: u64,
     pub(crate) refused_connections: u64,
     /// How connections ended and why they could not be had.
@@ -144,6 +146,7 @@ impl fmt::Display for Report {
         row("  by recovered:false", self.recovered_false)?;
         row("  messages so excused", self.excused)?;
         row("told of none", self.recovered_true)?;
+        row("began without a cursor", self.anew)?;
         writeln!(f, "{:<24} {:>8.2} s", "slowest", self.slowest.as_secs_f64())?;
         if !self.aftermaths.is_empty() {
             let head = [

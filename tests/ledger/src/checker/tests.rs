@@ -268,6 +268,26 @@ fn what_a_device_did_not_acknowledge_comes_again_and_nothing_else() {
 }
 
 #[test]
+fn a_device_that_is_not_known_begins_anew_but_is_not_forgotten() {
+    let pushes = vec![accepted(1), accepted(2), accepted(4)];
+    let mut diary = Diary::new();
+    diary
+        .saw(1)
+        .at(3)
+        .opened(Asked::Cursor, Some(2), None)
+        .saw(4);
+    assert_eq!(faults(&evidence(pushes.clone(), vec![diary])), []);
+
+    let mut diary = Diary::new();
+    diary.saw(1).opened(Asked::Cursor, Some(1), Some(true));
+    diary.at(3).opened(Asked::Cursor, Some(2), None).saw(4);
+    let mut evidence = evidence(pushes, vec![diary]);
+    assert_eq!(faults(&evidence), [(Fault::ToldInVain, 1)]);
+    evidence.disturbances.push(disturbance(false, 2, 3));
+    assert_eq!(faults(&evidence), []);
+}
+
+#[test]
 fn a_producers_messages_come_in_its_order() {
     let mut diary = Diary::new();
     diary.at(4).saw(2).saw(1).saw(3);

@@ -53,14 +53,16 @@ impl Mutant {
     }
 
     /// What the checker must find.
-    pub(super) fn fault(self) -> Fault {
+    pub(super) fn faults(self) -> &'static [Fault] {
         match self {
-            Self::Drop | Self::ClaimRecovered => Fault::LostInSilence,
-            Self::DoubleOnResume => Fault::Doubled,
-            Self::Swap => Fault::OutOfOrder,
-            Self::Neighbour => Fault::WrongAudience,
-            Self::Flip => Fault::Corrupt,
-            Self::ShowRefused => Fault::RefusedButSeen,
+            Self::Drop => &[Fault::LostInSilence],
+            // A device that is said to go on where it was does not know the place.
+            Self::ClaimRecovered => &[Fault::LostInSilence, Fault::OffTheWire],
+            Self::DoubleOnResume => &[Fault::Doubled],
+            Self::Swap => &[Fault::OutOfOrder],
+            Self::Neighbour => &[Fault::WrongAudience],
+            Self::Flip => &[Fault::Corrupt],
+            Self::ShowRefused => &[Fault::RefusedButSeen],
         }
     }
 
