@@ -129,6 +129,12 @@ impl ClientLog {
                 stream,
                 recovered: Some(false),
                 ..
+            }
+            | What::Opened {
+                stream,
+                asked: Asked::Cursor,
+                recovered: None,
+                ..
             } => {
                 self.told.insert(stream.clone(), event.at);
             }

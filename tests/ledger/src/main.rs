@@ -43,7 +43,7 @@ enum Run {
         /// How many ends of users
         #[arg(long, default_value_t = 2000)]
         clients: usize,
-        /// Each disturbance once, and briefly, with few clients: what CI runs
+        /// Brief disturbances and few clients, two minutes in all: what CI runs
         #[arg(long, conflicts_with_all = ["minutes", "clients"])]
         short: bool,
     },

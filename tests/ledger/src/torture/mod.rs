@@ -51,11 +51,11 @@ impl Torture {
         }
     }
 
-    /// Each kind of disturbance once, with few clients.
+    /// Each kind of disturbance twice or so, with few clients.
     pub(crate) fn short(seed: u64) -> Self {
         Self {
             seed,
-            length: Duration::ZERO,
+            length: Duration::from_secs(50),
             size: Size {
                 clients: 240,
                 channels: 8,

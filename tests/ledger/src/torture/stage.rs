@@ -49,7 +49,7 @@ impl Stage {
 
     /// Some time, in seconds at most.
     async fn wait(&self, rng: &mut StdRng, most: u64) {
-        let most = if self.brief { most * 400 } else { most * 1000 };
+        let most = if self.brief { most * 600 } else { most * 1000 };
         sleep(Duration::from_millis(rng.random_range(200..most))).await;
     }
 
@@ -64,7 +64,9 @@ impl Stage {
             }
             Blow::FreezeRedis => {
                 self.redis.freeze()?;
-                self.wait(rng, 10).await;
+                // About as long as a node tries: some of what is pushed meanwhile ends as unknown.
+                sleep(Duration::from_secs(3)).await;
+                self.wait(rng, 7).await;
                 self.redis.thaw()
             }
             Blow::CutSubscriptions => self.cut("pubsub", rng).await,
