@@ -61,8 +61,8 @@ impl Crowd {
             let pen = Pen::new(crowd.ledger.clone(), at);
             crowd.clients.spawn(client.run(doors.clone(), pen, orders));
         }
-        if crowd.settle(bound).await.is_none() {
-            return Err("not everyone could connect".into());
+        if let Err(awaited) = crowd.settle(bound).await {
+            return Err(format!("not everyone could connect: {awaited}").into());
         }
         let doors = Arc::new(to_producers);
         for producer in cast.producers {
@@ -81,9 +81,9 @@ impl Crowd {
         self.orders[client].send_replace(order);
     }
 
-    /// Waits until every client is connected and has, or was told that it has not, what has been accepted by now. None if
-    /// that takes longer than the bound.
-    pub(crate) async fn settle(&mut self, bound: Duration) -> Option<Stamp> {
+    /// Waits until every client is connected and has, or was told that it has not, what has been accepted by now. If
+    /// that takes longer than the bound, what is awaited.
+    pub(crate) async fn settle(&mut self, bound: Duration) -> std::result::Result<Stamp, String> {
         let deadline = Instant::now() + bound;
         let target = self.ledger.pushes().len();
         let mut at = self.settled;
@@ -94,11 +94,10 @@ impl Crowd {
             }
             let whole = (0..self.orders.len()).all(|client| self.ledger.client(client).whole);
             if at == target && whole {
-                return Some(self.ledger.clock.now());
+                return Ok(self.ledger.clock.now());
             }
             if Instant::now() > deadline {
-                println!("still awaited: {}", self.awaited(at..target));
-                return None;
+                return Err(self.awaited(at..target));
             }
             sleep(LOOK).await;
         }
@@ -118,8 +117,13 @@ impl Crowd {
                 .into_iter()
                 .flatten()
                 .find(|client| self.ledger.client(**client).awaits(&push, id))
-                .map(|client| self.ledger.client(*client).name.clone());
-            format!("{push:?} by {lacks:?}")
+                .map(|client| {
+                    let log = self.ledger.client(*client);
+                    let since = log.events.iter().filter(|event| event.at > push.begun);
+                    let since: Vec<_> = since.take(8).collect();
+                    format!("{}, which then saw {since:?}", log.name)
+                });
+            format!("{push:?} by {}", lacks.unwrap_or_default())
         });
         let part = (0..self.orders.len()).find(|at| !self.ledger.client(*at).whole);
         let part = part.map(|at| {
@@ -147,7 +151,7 @@ impl Crowd {
     ) -> (Vec<Push>, Vec<ClientLog>, Option<Stamp>) {
         self.stop.send_replace(true);
         while self.producers.join_next().await.is_some() {}
-        let settled = self.settle(bound).await;
+        let settled = self.settle(bound).await.ok();
         for order in &self.orders {
             order.send_replace(Order::Stop);
         }

@@ -317,8 +317,12 @@ impl<'a> Audit<'a> {
     fn due(&mut self, at: usize, push: &Push, client: usize, follow: &Follow) {
         let log = &self.evidence.clients[client];
         let seen = follow.first.get(&at).copied();
-        // The first loss that it was told of afterwards is the one that may cover it.
+        // The first loss that it was told of afterwards is the one that may cover it, if it came in time: that of a later
+        // disturbance is no answer to this one.
         let told = follow.told.iter().copied().find(|told| *told > push.begun);
+        let over = self.evidence.disturbance(push.begun);
+        let over = over.map_or(push.begun, |d| self.evidence.disturbances[d].ended);
+        let told = told.filter(|told| told.after(push.begun.max(over)) <= self.evidence.bound);
         let Some(known) = seen.or(told.filter(|told| self.covers(push, follow, *told))) else {
             self.report.fault(Fault::LostInSilence, || {
                 let told =

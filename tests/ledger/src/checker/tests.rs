@@ -203,6 +203,17 @@ fn a_loss_does_not_cover_what_was_pushed_after_it_was_told() {
 }
 
 #[test]
+fn a_loss_that_is_told_after_the_bound_covers_nothing() {
+    let mut diary = Diary::new();
+    diary.saw(1).at(50).gap(1).saw(60);
+    let pushes = vec![accepted(1), accepted(2), accepted(60)];
+    let mut evidence = evidence(pushes, vec![diary]);
+    evidence.disturbances.push(disturbance(false, 2, 4));
+    evidence.disturbances.push(disturbance(false, 49, 50));
+    assert_eq!(faults(&evidence), [(Fault::LostInSilence, 1)]);
+}
+
+#[test]
 fn where_streams_are_only_trimmed_a_loss_is_told_before_anything_later() {
     let mut diary = Diary::new();
     diary.saw(1).saw(3);

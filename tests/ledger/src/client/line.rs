@@ -106,17 +106,22 @@ impl Line {
                 Heard::Nothing => {}
                 Heard::Odd(why) => pen.write(What::Odd { why }),
                 Heard::End(why) => return closed(None, &why),
-                Heard::Opened(stream) => {
+                Heard::Opened(stream, anew) => {
                     let welcome = open.is_empty();
+                    if let Some(anew) = anew.filter(|_| client.resume == Resume::Cursor)
+                        && let Err(error) = self.ack(&anew).await
+                    {
+                        return closed(None, &error.to_string());
+                    }
                     open.insert(stream);
                     pen.whole(open.len() == follows.len());
                     if welcome && let Err(error) = self.subscribe(client, places).await {
                         return closed(None, &error.to_string());
                     }
                 }
-                Heard::Inbox(position) => {
-                    let ack =
-                        client.resume == Resume::Cursor && rng.random_range(0..ACK_ONE_IN) == 0;
+                Heard::Inbox(position, loss) => {
+                    let ack = client.resume == Resume::Cursor
+                        && (loss || rng.random_range(0..ACK_ONE_IN) == 0);
                     if ack && let Err(error) = self.ack(&position).await {
                         return closed(None, &error.to_string());
                     }
@@ -147,9 +152,11 @@ impl Line {
 /// What a frame asks of the loop.
 enum Heard {
     Nothing,
-    Opened(Stream),
-    /// A message of the inbox, by its position.
-    Inbox(Box<str>),
+    /// A stream opened; with the position if it is an inbox that begins anew there. Its device has dealt with whatever
+    /// was lost, and says so, else it would be told of the same loss again.
+    Opened(Stream, Option<Box<str>>),
+    /// A message of the inbox, by its position, or a loss, which is acknowledged for the same reason.
+    Inbox(Box<str>, bool),
     Odd(String),
     End(String),
 }
@@ -164,13 +171,17 @@ fn hear(frame: &Frame<'_>, client: &Client, places: &mut Places, pen: &Pen) -> H
         "welcome" | "subscribed" => {
             let asked = places.asked(&stream);
             places.open(&stream, frame.position, frame.recovered);
+            let inbox = frame.channel.is_none();
+            let anew = position
+                .clone()
+                .filter(|_| inbox && frame.recovered != Some(true));
             pen.write(What::Opened {
                 stream: stream.clone(),
                 asked,
                 position,
                 recovered: frame.recovered,
             });
-            Heard::Opened(stream)
+            Heard::Opened(stream, anew)
         }
         "message" => {
             let text = frame.data.map_or("", RawValue::get);
@@ -188,14 +199,20 @@ fn hear(frame: &Frame<'_>, client: &Client, places: &mut Places, pen: &Pen) -> H
                 hash: body::hash(text),
             });
             match position.filter(|_| mine && frame.channel.is_none()) {
-                Some(position) => Heard::Inbox(position),
+                Some(position) => Heard::Inbox(position, false),
                 None => Heard::Nothing,
             }
         }
         "gap" => {
             places.moved(&stream, frame.position);
-            pen.write(What::Gap { stream, position });
-            Heard::Nothing
+            pen.write(What::Gap {
+                stream,
+                position: position.clone(),
+            });
+            match position.filter(|_| frame.channel.is_none()) {
+                Some(position) => Heard::Inbox(position, true),
+                None => Heard::Nothing,
+            }
         }
         // The backplane cannot be reached: come back.
         "error" | "unsubscribed" if frame.code == Some("unavailable") => {

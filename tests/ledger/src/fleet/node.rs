@@ -69,7 +69,8 @@ impl Node {
         self.until_ready().await
     }
 
-    async fn until_ready(&mut self) -> Result<()> {
+    /// Waits until it says so itself.
+    pub(crate) async fn until_ready(&mut self) -> Result<()> {
         let mut admin = Http::new(self.doors.admin, API_KEY);
         let deadline = Instant::now() + READY;
         loop {

@@ -47,6 +47,14 @@ impl Stage {
         self.nodes.iter().map(|node| node.doors.clone()).collect()
     }
 
+    /// Waits until every node says that it is ready.
+    pub(super) async fn until_ready(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            node.until_ready().await?;
+        }
+        Ok(())
+    }
+
     /// Some time, in seconds at most.
     async fn wait(&self, rng: &mut StdRng, most: u64) {
         let most = if self.brief { most * 600 } else { most * 1000 };
