@@ -1,0 +1,139 @@
+//! A node: `tidings serve` with a configuration of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::process::Process;
+use super::{API_KEY, API_KEY_SHA256, Doors, Result, free_address};
+use crate::http::Http;
+
+/// How long a node may take until it is ready.
+const READY: Duration = Duration::from_secs(30);
+
+/// How many messages a stream keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kept(pub(crate) u32);
+
+/// A node, running or killed.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) doors: Doors,
+    binary: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+    process: Process,
+}
+
+impl Node {
+    /// Starts one and waits until it is ready. `redis` is the port of the backplane; none = in memory.
+    pub(crate) async fn start(
+        binary: &Path,
+        folder: &Path,
+        name: &str,
+        redis: Option<u16>,
+        kept: Kept,
+    ) -> Result<Self> {
+        let doors = Doors {
+            public: free_address()?,
+            service: free_address()?,
+            admin: free_address()?,
+        };
+        let config = folder.join(format!("{name}.toml"));
+        std::fs::write(&config, configuration(name, &doors, redis, kept))?;
+        let log = folder.join(format!("{name}.log"));
+        let process = spawn(binary, &config, &log)?;
+        let mut node = Self {
+            name: name.into(),
+            doors,
+            binary: binary.into(),
+            config,
+            log,
+            process,
+        };
+        node.until_ready().await?;
+        Ok(node)
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts it again where it was, and waits until it is ready.
+    pub(crate) async fn restart(&mut self) -> Result<()> {
+        self.process = spawn(&self.binary, &self.config, &self.log)?;
+        self.until_ready().await
+    }
+
+    /// Waits until it says so itself.
+    pub(crate) async fn until_ready(&mut self) -> Result<()> {
+        let mut admin = Http::new(self.doors.admin, API_KEY);
+        let deadline = Instant::now() + READY;
+        loop {
+            if matches!(admin.get("/readyz").await, Ok((200, _))) {
+                return Ok(());
+            }
+            let ended = self.process.has_ended()?;
+            if ended || Instant::now() > deadline {
+                let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+                let last: Vec<&str> = said.lines().rev().take(10).collect();
+                return Err(
+                    format!("node {} is not ready:\n{}", self.name, last.join("\n")).into(),
+                );
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+fn spawn(binary: &Path, config: &Path, log: &Path) -> Result<Process> {
+    let mut command = Command::new(binary);
+    Process::start(command.arg("serve").arg("--config").arg(config), log)
+}
+
+fn configuration(name: &str, doors: &Doors, redis: Option<u16>, kept: Kept) -> String {
+    let backplane = match redis {
+        None => "kind = \"memory\"".into(),
+        Some(port) => format!(
+            "kind = \"redis\"\nurl = \"redis://127.0.0.1:{port}\"\nsecret = \"the secret of one run\""
+        ),
+    };
+    format!(
+        r#"[node]
+id = "{name}"
+[public]
+listen = "{public}"
+allowed_origins = ["http://127.0.0.1"]
+[service]
+listen = "{service}"
+[admin]
+listen = "{admin}"
+[backplane]
+{backplane}
+[[api_keys]]
+name = "ledger"
+sha256 = "{API_KEY_SHA256}"
+scopes = ["push", "publish", "ticket", "read"]
+[inbox]
+max_messages = {kept}
+max_bytes = "64MiB"
+[[namespaces]]
+name = "kept"
+subscribe = "any"
+max_messages = {kept}
+[heartbeat]
+interval = "5s"
+pong_timeout = "5s"
+[log]
+format = "json"
+"#,
+        public = doors.public,
+        service = doors.service,
+        admin = doors.admin,
+        kept = kept.0,
+    )
+}
