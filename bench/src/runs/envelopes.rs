@@ -184,6 +184,10 @@ impl Arrivals for Counted {
         }
         Box::pin(std::future::ready(()))
     }
+
+    fn missed(&self, _: Vec<Address>) -> Later<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 impl Part {
