@@ -3,8 +3,8 @@
 
 use tidings::backplane::redis::Redis;
 use tidings::backplane::{
-    Append, AppendError, Backplane, BackplaneKind, BackplaneUrl, EnvelopeError, From, Keep, Once,
-    Sealer,
+    Append, AppendError, Backplane, BackplaneKind, BackplaneUrl, Envelope, EnvelopeError, From,
+    Keep, Once, Sealer,
 };
 use tidings::config::Mode;
 use tidings::model::{Address, Position};
@@ -362,4 +362,38 @@ async fn without_the_right_to_ask_which_run_it_is_streams_are_compared_at_every_
     })
     .await;
     drop(end);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_cannot_keep_up_says_what_it_may_have_missed_once_it_has() {
+    let (server, end) = start().await;
+    let to = user("42");
+    end.streams.listen(to.clone()).await.expect("listened");
+    // More than its inbox and the link's queue hold, while nobody reads.
+    let envelope = Sealer::new(None).seal(&to, &Envelope::Message(text(&to, "x")));
+    let mut publisher = server.connect().await.expect("connected");
+    let channel = key("m", &to);
+    let publish: [&[u8]; 3] = [b"PUBLISH", channel.as_bytes(), &envelope];
+    for _ in 0..20 {
+        for _ in 0..1000 {
+            publisher.send(&publish).await.expect("sent");
+        }
+        for _ in 0..1000 {
+            publisher.receive().await.expect("published");
+        }
+    }
+    assert_eq!(end.inbox.missed(), []);
+    let mut heard = 0;
+    let mut missed = Vec::new();
+    until("it is told", async || {
+        while !end.inbox.is_empty().await {
+            end.inbox.next().await;
+            heard += 1;
+        }
+        missed.extend(end.inbox.missed());
+        !missed.is_empty()
+    })
+    .await;
+    assert_eq!(missed, [to]);
+    assert!((16_384..20_000).contains(&heard), "{heard}");
 }

@@ -2,19 +2,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, PushInfo, PushKind, Value};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use super::backoff::Backoff;
+use super::delivering::{Delivering, Pushed};
 use super::interest::{Batch, Heard, Interest};
 use super::keys::{self, Keys};
-use super::place::{self, Endpoint};
-use crate::backplane::envelope::kept;
-use crate::backplane::{Arrivals, Envelope, EnvelopeError, Here, Later, Sealer};
-use crate::model::{Address, Place, Target};
+use super::place::{Endpoint, Place};
+use crate::backplane::{Arrivals, Here, Later, Sealer};
+use crate::model::Address;
 use crate::telemetry::{BackplaneMetrics, Reason};
 
 /// Envelopes that may wait to be delivered. One that finds no room is lost, and counted.
@@ -24,18 +23,10 @@ const RECEIVE_BYTES: usize = 64 << 20;
 /// Addresses in one SUBSCRIBE batch.
 const BATCH: usize = 1024;
 
-/// Something that was published to a channel.
-struct Pushed {
-    channel: Vec<u8>,
-    bytes: Bytes,
-    /// Its bytes' place in the queue.
-    _room: OwnedSemaphorePermit,
-}
-
 /// What a link is made of.
 #[derive(Clone)]
 pub(super) struct LinkParts {
-    pub(super) place: Arc<place::Place>,
+    pub(super) place: Arc<Place>,
     pub(super) endpoint: Endpoint,
     pub(super) keys: Keys,
     pub(super) sealer: Sealer,
@@ -153,7 +144,7 @@ impl Link {
     }
 
     /// What it listens to of what sessions follow.
-    fn followed(&self) -> Vec<Address> {
+    pub(super) fn followed(&self) -> Vec<Address> {
         let mut all = self.interest().all();
         all.retain(|address| matches!(address, Address::User(_) | Address::Channel(_)));
         all
@@ -162,6 +153,11 @@ impl Link {
     /// Where its probes come in.
     pub(super) fn probe_channel(&self) -> &str {
         &self.parts.probe
+    }
+
+    /// A probe came back.
+    pub(super) fn probe_came(&self, number: u64) {
+        self.probed.store(number, Ordering::Release);
     }
 
     /// The latest probe that came back.
@@ -250,12 +246,7 @@ impl Link {
                 let Ok(room) = room.clone().try_acquire_many_owned(size) else {
                     return drop_one();
                 };
-                let pushed = Pushed {
-                    channel,
-                    bytes,
-                    _room: room,
-                };
-                if queue.try_send(pushed).is_err() {
+                if queue.try_send(Pushed::new(channel, bytes, room)).is_err() {
                     drop_one();
                 }
             }
@@ -404,87 +395,4 @@ impl Drop for WholeGuard {
     fn drop(&mut self) {
         self.0.links.dec();
     }
-}
-
-/// Takes what came to the node, in order.
-struct Delivering {
-    link: std::sync::Weak<Link>,
-    parts: LinkParts,
-    arrivals: Arc<dyn Arrivals>,
-    dropped: Arc<Notify>,
-}
-
-impl Delivering {
-    async fn run(self, mut received: mpsc::Receiver<Pushed>) {
-        loop {
-            tokio::select! {
-                biased;
-                pushed = received.recv() => match pushed {
-                    Some(pushed) => self.deliver(pushed).await,
-                    None => return,
-                },
-                // Only once all that did find room is delivered.
-                () = self.dropped.notified() => {
-                    let followed = self.link.upgrade().map(|link| link.followed());
-                    self.arrivals.missed(followed.unwrap_or_default()).await;
-                }
-            }
-        }
-    }
-
-    async fn deliver(&self, pushed: Pushed) {
-        let Pushed {
-            channel,
-            bytes,
-            _room,
-        } = pushed;
-        let parts = &self.parts;
-        if channel == parts.probe.as_bytes() {
-            if let (Some(link), Some(number)) = (self.link.upgrade(), probe_number(&bytes)) {
-                link.probed.store(number, Ordering::Release);
-            }
-            return;
-        }
-        let Some(address) = parts.keys.address(&channel) else {
-            return parts.metrics.dropped("address");
-        };
-        let opened = kept::split(bytes)
-            .and_then(|(place, bytes)| open(&parts.sealer, &address, place, bytes));
-        match opened {
-            Ok(envelope) => {
-                parts.metrics.received(&address);
-                self.arrivals.arrive(envelope).await;
-            }
-            Err(error) => {
-                parts.metrics.dropped(error.name());
-                tracing::debug!(%address, reason = error.name(), "an envelope was dropped");
-            }
-        }
-    }
-}
-
-/// The envelope, if it is for the address to which it came, and one that may have a place.
-pub(super) fn open(
-    sealer: &Sealer,
-    address: &Address,
-    place: Option<Place>,
-    bytes: Bytes,
-) -> Result<Envelope, EnvelopeError> {
-    let mut envelope = sealer.open(address, bytes)?;
-    let fits = match &mut envelope {
-        Envelope::Message(message) => {
-            message.place = place;
-            match &message.target {
-                Target::One(target) => target == address,
-                Target::Users(_) => *address == Address::Everyone && place.is_none(),
-            }
-        }
-        Envelope::Question(_) => place.is_none(),
-        Envelope::Answer(_) => matches!(address, Address::Node(_)) && place.is_none(),
-    };
-    fits.then_some(envelope).ok_or(EnvelopeError::Malformed)
-}
-
-fn probe_number(bytes: &[u8]) -> Option<u64> {
-    std::str::from_utf8(bytes).ok()?.parse().ok()
 }

@@ -7,6 +7,7 @@
 
 mod backoff;
 mod commands;
+mod delivering;
 mod fabric;
 mod inspection;
 mod interest;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::fabric::Fabric;
 use super::scripts::Call;
-use super::{Failure, Redis, Shared, link, reply};
+use super::{Failure, Redis, Shared, delivering, reply};
 use crate::backplane::{
     Append, AppendError, Appended, CursorMove, Durability, Envelope, From, Later, Once, Opened,
     Page, Streams, Top,
@@ -238,7 +238,7 @@ impl Shared {
 
     /// The message in a stream's entry. What is none is counted, and skipped.
     fn unseal(&self, address: &Address, place: Place, sealed: Bytes) -> Option<Message> {
-        match link::open(&self.sealer, address, Some(place), sealed) {
+        match delivering::open(&self.sealer, address, Some(place), sealed) {
             Ok(Envelope::Message(message)) => Some(message),
             Ok(_) => {
                 self.metrics.dropped("malformed");
