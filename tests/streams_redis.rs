@@ -314,6 +314,35 @@ async fn a_stream_that_comes_back_whole_goes_on() {
 }
 
 #[tokio::test]
+async fn a_retry_that_meets_another_run_of_redis_is_unknown_unless_it_finds_the_first() {
+    let to = user("42");
+    let (mut server, end) = start().await;
+    let (kept, lost) = (append(&text(&to, "kept")), append(&text(&to, "lost")));
+    end.push(kept.clone()).await;
+    server.command(&["SAVE"]).await;
+    end.push(lost.clone()).await;
+    server.restart().await;
+    until_it_is_linked(&end).await;
+    end.push(again(kept)).await;
+    let key = Some(Once {
+        key: [1; 32],
+        asked: [2; 32],
+    });
+    for (keep, once) in [(Some(MANY), None), (Some(MANY), key), (None, key)] {
+        let retry = Append {
+            keep,
+            once,
+            ..again(lost.clone())
+        };
+        let retry = end.streams.append(retry, soon()).await;
+        assert!(matches!(retry, Err(AppendError::Unknown(_))), "{retry:?}");
+    }
+    // What was accepted since is none of that.
+    end.push(again(append(&text(&to, "later")))).await;
+    assert_eq!(end.kept(&to, 0).await, ["kept", "later"]);
+}
+
+#[tokio::test]
 async fn a_stream_of_a_redis_that_comes_back_empty_begins_anew() {
     let to = user("42");
     let (mut server, end, top) = behind_by_one(&to).await;

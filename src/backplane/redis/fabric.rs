@@ -10,7 +10,7 @@ use super::commands::{Commands, Failure};
 use super::inspection::Inspection;
 use super::keys::{Keys, slot};
 use super::link::{Link, LinkParts};
-use super::place::Topology;
+use super::place::{Endpoint, Topology};
 use crate::model::Address;
 use crate::telemetry::BackplaneMetrics;
 
@@ -132,6 +132,11 @@ impl Fabric {
             Some(commands) if replicated => commands,
             _ => &self.commands[index],
         }
+    }
+
+    /// Which primary has a key.
+    pub(super) fn endpoint(&self, key: &str) -> &Endpoint {
+        &self.topology.endpoints[self.topology.endpoint_of(key)]
     }
 
     /// The one link that an address is on.

@@ -7,12 +7,18 @@ use redis::{Pipeline, Value, from_redis_value};
 use super::place::{Endpoint, Topology};
 use super::streams::CHUNK;
 use super::{Shared, reply};
-use crate::model::{Address, Position};
+use crate::model::{Address, Position, unix_millis};
 
 /// Which run of a primary each line served last, by its endpoint and whether it waits for replicas. Another run, or
 /// another server, may have come back with older data.
 #[derive(Default)]
-pub(super) struct Runs(Mutex<HashMap<(Endpoint, bool), Run>>);
+pub(super) struct Runs(Mutex<HashMap<(Endpoint, bool), Served>>);
+
+/// A run that is served, if it says which it is, and since when (Unix milliseconds).
+struct Served {
+    run: Option<Run>,
+    since: u64,
+}
 
 /// One life of a Redis as a primary.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,16 +26,21 @@ pub(super) struct Run(String);
 
 impl Runs {
     fn is(&self, line: &(Endpoint, bool), run: &Run) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(line)
-            == Some(run)
+        let runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let served = runs.get(line).and_then(|served| served.run.as_ref());
+        served == Some(run)
     }
 
-    fn set(&self, line: (Endpoint, bool), run: Run) {
+    fn set(&self, line: (Endpoint, bool), run: Option<Run>) {
         let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        runs.insert(line, run);
+        let since = unix_millis();
+        runs.insert(line, Served { run, since });
+    }
+
+    /// Whether a line has served the same run since before a moment: what was done then is there still.
+    pub(super) fn lasted(&self, line: &(Endpoint, bool), since: u64) -> bool {
+        let runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.get(line).is_some_and(|served| served.since < since)
     }
 
     /// Forgets primaries that are none any more: one that becomes one again has taken over what others kept.
@@ -128,9 +139,7 @@ impl Inspection {
                 "Redis was started anew, or another one is the primary: streams that are behind what was answered begin anew"
             );
         }
-        if let Some(run) = run {
-            shared.runs.set(line, run);
-        }
+        shared.runs.set(line, run);
         Ok(())
     }
 

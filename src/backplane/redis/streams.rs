@@ -25,6 +25,12 @@ pub(super) const CHUNK: usize = 512;
 /// Longer than any call.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+// Whether a message was tried before, for scripts.
+const FIRST: u8 = 0;
+const AGAIN: u8 = 1;
+/// By another run of Redis, which may have lost what came of it: what it does not know is unknown.
+const AGAIN_ELSEWHERE: u8 = 2;
+
 impl Shared {
     /// Runs a script on the primary that has its keys.
     async fn eval(
@@ -114,6 +120,13 @@ impl Shared {
         let marker = self.keys.marker(to, message.id);
         let key = once.map(|once| self.keys.once(to, &once.key));
         let asked = once.map_or([0; 32], |once| once.asked);
+        let replicated = self.min_replicas > 0;
+        let line = (fabric.endpoint(channel).clone(), replicated);
+        let attempt = match *again {
+            false => FIRST,
+            true if self.runs.lasted(&line, message.time) => AGAIN,
+            true => AGAIN_ELSEWHERE,
+        };
         let scripts = &self.scripts;
         let call = match keep {
             Some(keep) => {
@@ -127,7 +140,7 @@ impl Shared {
                     .number(keep.age.as_millis())
                     .number(keep.bytes)
                     .number(META_LIFE.as_millis())
-                    .number(u8::from(*again))
+                    .number(attempt)
                     .number(RETRY_LIFE.as_millis())
             }
             // Without a caller's key, under one of this message alone.
@@ -135,17 +148,17 @@ impl Shared {
                 let own = || self.keys.once(to, message.id.as_bytes());
                 let keys = [key.unwrap_or_else(own), channel.to_owned()];
                 let call = scripts.once.on(keys);
-                call.bytes(message.id.as_bytes().as_slice()).bytes(sealed)
+                call.bytes(message.id.as_bytes().as_slice())
+                    .bytes(sealed)
+                    .number(attempt)
             }
         };
         let call = call.bytes(asked.as_slice()).number(Once::LIFE.as_millis());
-        let replicated = self.min_replicas > 0;
         let value = self.eval(fabric, &call, replicated, deadline).await;
         match value.map_err(refused)? {
             Value::Int(0) => Err(AppendError::Conflict),
             Value::Int(_) => Err(AppendError::Unknown(
-                "the stream has moved on too far to tell whether a first attempt got through"
-                    .into(),
+                "it cannot be told any more whether a first attempt got through".into(),
             )),
             value => reply::answer(value)
                 .ok_or_else(|| AppendError::Unknown("Redis gave no position".into())),

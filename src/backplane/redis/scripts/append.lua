@@ -9,7 +9,8 @@
 --       4 the marker of this message, which a retry leaves for a first attempt that comes late
 --       5 the caller's idempotency key, if there is one
 -- ARGV  1 an epoch, should one begin; 2 the message's id; 3 its time; 4 its envelope; 5 to 7 what is kept: messages,
---       milliseconds, bytes; 8 the meta's life; 9 '1' = it was tried before; 10 how long a marker lives;
+--       milliseconds, bytes; 8 the meta's life; 9 '1' = it was tried before,
+--       '2' = by another run of Redis, which may have lost it; 10 how long a marker lives;
 --       11 the hash of what was asked; 12 how long an idempotency key lives
 -- Answers the id, epoch and tag, then `<offset>:<listeners>`; 0 = the key was used for something else; 1 = it cannot be
 -- known whether it was appended before.
@@ -20,11 +21,12 @@ local call, pcall = redis.call, redis.pcall
 local stream, meta, channel, marker, key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, time, sealed, life = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[8]
 local most, age, room = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local again = ARGV[9] == '1'
+local again, elsewhere = ARGV[9] ~= '0', ARGV[9] == '2'
 
 if key then
   local known = call('GET', key)
   if known then return string.sub(known, 1, 32) == ARGV[11] and string.sub(known, 33) or 0 end
+  if elsewhere then return 1 end
 end
 
 local clock = call('TIME')
@@ -56,7 +58,7 @@ if not key then
       end
     until done or #page < 64
     -- What had to go may have been this one only if it was not older.
-    if not done and latest >= time then return 1 end
+    if elsewhere or not done and latest >= time then return 1 end
   end
 end
 
