@@ -29,6 +29,7 @@ mod resume_tickets;
 mod secrets;
 mod service;
 mod sources;
+mod sources_stream;
 mod streams;
 mod streams_model;
 mod streams_redis;

@@ -13,6 +13,7 @@ mod interest;
 mod keys;
 mod lease;
 mod link;
+mod log;
 mod place;
 mod remembered;
 mod reply;
@@ -42,7 +43,9 @@ use super::{
 use crate::model::{Address, ConnectionId, UserId};
 use crate::telemetry::BackplaneMetrics;
 
+pub use self::backoff::Backoff;
 pub(crate) use self::commands::Failure;
+pub use self::log::{Log, LogConfig, LogEntry, Taken};
 pub use self::place::Place;
 pub use self::topics::{Event, Topics};
 
