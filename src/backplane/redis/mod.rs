@@ -43,7 +43,7 @@ use super::{
 use crate::model::{Address, ConnectionId, UserId};
 use crate::telemetry::BackplaneMetrics;
 
-pub use self::backoff::Backoff;
+pub(crate) use self::backoff::Backoff;
 pub(crate) use self::commands::Failure;
 pub use self::log::{Log, LogConfig, LogEntry, Taken};
 pub use self::place::Place;
