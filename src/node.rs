@@ -35,6 +35,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long calls in flight have once the node was told to leave now.
 const HURRIED_CALLS: Duration = Duration::from_secs(1);
 
+/// How long those who take events from streams have to confirm them when the node leaves.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
+
 /// What a node bound.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses {
@@ -102,6 +105,9 @@ pub struct Node {
     health: Arc<Health>,
     drain: DrainConfig,
     stop_admin: watch::Sender<bool>,
+    /// Those who take events from streams, until they are told to stop.
+    streams: JoinSet<()>,
+    stop_sources: watch::Sender<bool>,
     service: JoinHandle<()>,
     admins: Vec<JoinHandle<()>>,
     shards: ShardThreads,
@@ -206,15 +212,19 @@ impl Node {
             hub.clone(),
             health.clone(),
         ));
-        for source in sources::readers(
-            &config.sources,
-            &config.backplane,
-            hub.delivery.clone(),
-            config.limits.message_bytes,
-            &metrics.sources,
-        )? {
-            tasks.spawn(source);
-        }
+        let stop_sources = watch::Sender::new(false);
+        let bound = sources::Bound {
+            delivery: hub.delivery.clone(),
+            router: hub.router.clone(),
+            message_bytes: config.limits.message_bytes,
+            metrics: metrics.sources.clone(),
+            stop: stop_sources.subscribe(),
+        };
+        let readers = sources::readers(&config.sources, &config.backplane, &bound)?;
+        let streams = JoinSet::from_iter(readers.streams);
+        readers.topics.into_iter().for_each(|topic| {
+            tasks.spawn(topic);
+        });
         let mut phases = health.phases();
         let closing = async move { phases.reached(Phase::Closing).await };
         let service = tokio::spawn(service::serve(service_socket, routes, closing));
@@ -247,6 +257,8 @@ impl Node {
             health,
             drain: config.drain,
             stop_admin,
+            streams,
+            stop_sources,
             service,
             admins,
             shards,
@@ -283,6 +295,7 @@ impl Node {
         };
         self.hub.router.stop_accepting().await;
         self.health.enter(Phase::Closing);
+        self.stop_sources.send_replace(true);
         let total = self.drain.spread + self.drain.grace;
         if !hurried {
             self.hub.router.drain(self.drain.spread).await;
@@ -301,6 +314,10 @@ impl Node {
         // Close frames get a moment to be answered, while calls in flight finish.
         let goodbyes = wait_until_empty(&self.hub, Duration::from_secs(1));
         tokio::join!(finish(self.service, hurry), goodbyes);
+        if !hurried {
+            confirm_taken(&mut self.streams).await;
+        }
+        self.streams.shutdown().await;
         self.hub.router.end().await;
         let shards = self.shards;
         let _ = tokio::task::spawn_blocking(move || shards.join()).await;
@@ -323,6 +340,12 @@ async fn wait_until_empty(hub: &Hub, most: Duration) {
     while hub.admission.connections() > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Waits for those who take events from streams. What they cannot confirm in time another node takes.
+async fn confirm_taken(streams: &mut JoinSet<()>) {
+    let ended = async { while streams.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST_EVENTS, ended).await;
 }
 
 /// Waits for a door's end, and ends it at `most`, calls in flight included.

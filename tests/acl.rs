@@ -9,7 +9,7 @@ use crate::sources::{heard_by, source};
 use crate::streams::{MANY, after, append, device, redis_at, text};
 use crate::support::redis::RedisServer;
 use crate::support::resp::{Reply, Resp};
-use crate::support::{connect, next, node_with, refused};
+use crate::support::{connect, next, node_with, refused, until};
 
 /// The lines of a page that make a Redis user, with the password filled in.
 fn rights(page: &str) -> Vec<String> {
@@ -156,16 +156,24 @@ async fn a_node_keeps_messages_and_cursors_with_the_rights_of_a_node() {
 async fn a_source_and_its_publisher_need_the_topic_and_nothing_else() {
     let redis = RedisServer::start().await;
     let lines = rights(include_str!("../docs/sources.md"));
-    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!(lines.len(), 4, "{lines:?}");
     for line in &lines {
         grant(&redis, line).await;
     }
-    let url = redis
-        .url()
-        .replace("redis://", "redis://tidings-source:secret@");
+    let url = |user: &str| {
+        let login = format!("redis://{user}:secret@");
+        redis.url().replace("redis://", &login)
+    };
     let node = node_with(|config| {
-        let keys = format!("topic = \"orders.completed\"\nurl = {url:?}");
-        config.sources = vec![source(&keys)];
+        let keys = format!(
+            "topic = \"orders.completed\"\nurl = {:?}",
+            url("tidings-source")
+        );
+        let stream = format!(
+            "kind = \"redis-stream\"\ntopic = \"orders.completed\"\nurl = {:?}",
+            url("tidings-stream")
+        );
+        config.sources = vec![source(&keys), toml::from_str(&stream).expect("a source")];
     })
     .await;
     let (mut socket, _) = node.join("42", "").await;
@@ -175,6 +183,21 @@ async fn a_source_and_its_publisher_need_the_topic_and_nothing_else() {
     let publish = format!("PUBLISH orders.completed {event}");
     assert_eq!(tell(&mut orders, &publish).await, Ok(()));
     assert_eq!(next(&mut socket).await["data"], "shipped");
+    let mut log = login(&redis, "orders-log").await;
+    for event in ["nonsense", &event.to_string()] {
+        let add = format!("XADD orders.completed * data {event}");
+        assert_eq!(tell(&mut log, &add).await, Ok(()));
+    }
+    assert_eq!(next(&mut socket).await["data"], "shipped");
+    until("the malformed one is a dead letter", async || {
+        let dead = redis.command(&["XLEN", "orders.completed.dead"]).await;
+        let pending = redis.command(&["XPENDING", "orders.completed", "tidings"]);
+        dead.int() == 1 && pending.await.items()[0].int() == 0
+    })
+    .await;
+    for other in ["XRANGE orders.completed - +", "XADD other * data x"] {
+        assert_eq!(tell(&mut log, other).await, Err("NOPERM".into()), "{other}");
+    }
     for other in ["PUBLISH tidings:m:{everyone} x", "SET tidings:nodes x"] {
         assert_eq!(
             tell(&mut orders, other).await,

@@ -134,6 +134,18 @@ async fn push_publish_and_ticket_work_against_a_node() {
     let (_, json, _) = run(vec!["nodes", "--json"]).await.expect("ran");
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(json["nodes"][0]["draining"], false);
+    let (code, table, _) = run(vec!["presence", "news"]).await.expect("ran");
+    assert!(code == Some(0) && table.lines().count() == 2, "{table}");
+    let (_, json, _) = run(vec!["history", "user:42", "--json"])
+        .await
+        .expect("ran");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["entries"][0]["message"], json!({"a": 1}));
+    let (code, _, error) = run(vec!["history", "channel:news"]).await.expect("ran");
+    assert!(
+        code == Some(3) && error.contains("[[namespaces]]"),
+        "{error}"
+    );
     let (code, _, error) = run(vec!["push", "4 2", "x"]).await.expect("ran");
     assert!(
         code == Some(3) && error.contains("user_id must not contain spaces"),

@@ -61,11 +61,28 @@ async fn grpc_pushes_to_a_screen_and_says_where_it_is() {
         (&welcome["connection"], "phone")
     );
     assert_eq!(found[0].channels, ["news"]);
-    let later = connections
-        .presence(with_key(pb::PresenceRequest::default()))
-        .await
-        .expect_err("not yet");
-    assert_eq!(later.code(), tonic::Code::Unimplemented);
+    let request = pb::PresenceRequest {
+        channel: "news".into(),
+    };
+    let present = connections.presence(with_key(request)).await;
+    let present = present.expect("answered").into_inner();
+    assert_eq!((present.total, present.unknown), (1, 0));
+    assert_eq!(
+        (
+            present.members[0].user_id.as_str(),
+            &present.members[0].connection
+        ),
+        ("42", &found[0].connection)
+    );
+    let request = pb::HistoryRequest {
+        address: "user:42".into(),
+        ..Default::default()
+    };
+    let kept = connections.history(with_key(request)).await;
+    let kept = kept.expect("answered").into_inner();
+    assert_eq!(kept.entries[0].message_id, answer.message_id);
+    assert_eq!(kept.entries[0].position, answer.position);
+    assert_eq!((kept.position, kept.recovered), (answer.position, None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,13 +189,8 @@ async fn what_does_not_exist_yet_says_so_and_nothing_is_ignored() {
             "{extra}"
         );
     }
-    for path in [
-        "/v1/history?address=user:42",
-        "/v1/explain?user=42&message_id=x",
-        "/v1/channels/a/presence",
-    ] {
-        assert_eq!(node.get(path).await.0, 501, "{path}");
-    }
+    let path = "/v1/explain?user=42&message_id=x";
+    assert_eq!(node.get(path).await.0, 501);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

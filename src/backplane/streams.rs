@@ -98,6 +98,8 @@ pub enum From {
     Since(Since),
     /// At the cursor of this device, else at the user's shared cursor, else with the oldest message that is kept.
     Cursor(Option<DeviceName>),
+    /// With the oldest message that is kept.
+    Oldest,
 }
 
 /// Where a session begins.

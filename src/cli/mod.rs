@@ -4,8 +4,10 @@ mod call;
 mod config;
 mod dial;
 mod exit;
+mod history;
 mod listen;
 mod nodes;
+mod presence;
 mod serve;
 
 use std::path::PathBuf;
@@ -41,6 +43,10 @@ enum Command {
     Listen(listen::ListenArgs),
     /// Lists the nodes of the cluster.
     Nodes(nodes::NodesArgs),
+    /// Lists who subscribes to a channel, on all nodes.
+    Presence(presence::PresenceArgs),
+    /// Prints what is kept of a user's or a channel's messages, oldest first.
+    History(history::HistoryArgs),
     /// Checks, shows and makes configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -70,6 +76,8 @@ pub fn run() -> ExitCode {
         Command::Publish(args) => call::publish(args),
         Command::Listen(args) => listen::listen(args),
         Command::Nodes(args) => nodes::nodes(args),
+        Command::Presence(args) => presence::presence(args),
+        Command::History(args) => history::history(args),
         Command::Config(command) => config::run(command),
     };
     match outcome {

@@ -4,7 +4,7 @@ use clap::Args;
 use prost_types::Timestamp;
 
 use super::call::{Server, refused};
-use super::exit::{Failure, block_on, say};
+use super::exit::{Failure, block_on, columns, say};
 use crate::proto::tidings::v1::connections_client::ConnectionsClient;
 use crate::proto::tidings::v1::{NodesRequest, nodes_response::Node};
 
@@ -66,19 +66,7 @@ fn table(nodes: &[Node]) -> String {
             },
         ]
     }));
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..titles.len()).map(width).collect();
-    let line = |row: &[String; 6]| {
-        let cells = row.iter().zip(&widths);
-        let cells: Vec<_> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        cells.join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    columns(&rows)
 }
 
 #[cfg(test)]

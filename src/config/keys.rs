@@ -13,7 +13,7 @@ use crate::backplane::{BackplaneConfig, BackplaneUrl};
 use crate::doors::config::{ApiKeyConfig, ProbeConfig, PublicConfig, Scope};
 use crate::hub::{Namespace, PublishRule, SubscribeRule};
 use crate::model::{ChannelName, Secret};
-use crate::sources::{Pointer, SourceConfig, SourceKind};
+use crate::sources::{Patience, Pointer, SourceConfig, SourceKind};
 use crate::tickets::JwtConfig;
 use crate::tickets::jwt::JwtAlgorithm;
 
@@ -108,13 +108,16 @@ fn filled() -> Config {
             max_bytes: 0,
         }],
         sources: vec![SourceConfig {
-            kind: SourceKind::RedisPubsub,
+            kind: SourceKind::RedisStream,
             topic: String::new(),
             url: Some(BackplaneUrl::new("redis://127.0.0.1:6379")),
             user: Some(Pointer::default()),
             channel: Some(Pointer::default()),
             message: Some(Pointer::default()),
             id: Some(Pointer::default()),
+            field: text(),
+            group: text(),
+            claim_after: Some(Patience(Duration::ZERO)),
         }],
         service: Default::default(),
         admin: Default::default(),

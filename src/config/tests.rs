@@ -97,8 +97,20 @@ fn a_wrong_file_is_told_with_line_key_and_fix() {
             "tidings.toml:4: `namespaces.name`: must not contain spaces",
         ),
         (
-            "[[sources]]\nkind = \"redis-stream\"\ntopic = \"a\"\n",
-            "tidings.toml:2: `sources.kind`: `redis-stream` is not there: this version has `redis-pubsub` alone",
+            "[[sources]]\nkind = \"kafka\"\ntopic = \"a\"\n",
+            "tidings.toml:2: `sources.kind`: `kafka` is not one of `redis-pubsub` or `redis-stream`",
+        ),
+        (
+            "[[sources]]\nkind = \"redis-pubsub\"\ntopic = \"a\"\ngroup = \"g\"\n",
+            "tidings.toml:1: `sources`: has field or group, which are for kind = \"redis-stream\"; take them out",
+        ),
+        (
+            "[[sources]]\nkind = \"redis-stream\"\ntopic = \"a\"\nclaim_after = \"10ms\"\n",
+            "tidings.toml:1: `sources`: has a claim_after below 1s; a node needs that long to deliver an event",
+        ),
+        (
+            "[[sources]]\nkind = \"redis-stream\"\ntopic = \"a\"\nclaim_after = 10\n",
+            "tidings.toml:4: `sources.claim_after`: 10 has no unit; write a duration as a text with a unit, as in \"30s\"",
         ),
         (
             "[[sources]]\nkind = \"redis-pubsub\"\n",
@@ -106,7 +118,7 @@ fn a_wrong_file_is_told_with_line_key_and_fix() {
         ),
         (
             "[[sources]]\nkind = \"redis-pubsub\"\ntopic = \"a\"\n\n[[sources]]\nkind = \"redis-pubsub\"\ntopic = \"\"\n",
-            "tidings.toml:5: `sources`: has an empty topic; name the Pub/Sub channel that the events come on",
+            "tidings.toml:5: `sources`: has an empty topic; name the Pub/Sub channel or the stream of the events",
         ),
         (
             "[[sources]]\nkind = \"redis-pubsub\"\ntopic = \"a\"\nuser = \"/u\"\nchannel = \"/c\"\n",

@@ -44,6 +44,24 @@ impl Router {
         self.accept(new_id(), target, &draft, keep).await
     }
 
+    /// Pushes or publishes an event of a source, under an id of its own.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn bring(
+        &self,
+        id: MessageId,
+        address: Address,
+        draft: Draft,
+    ) -> Result<Accepted, Refusal> {
+        let keep = kept(
+            &draft,
+            self.keep(&address),
+            "nothing is kept of the address",
+        )?;
+        self.accept(id, Target::One(address), &draft, keep).await
+    }
+
     /// Pushes one body to many users: live only as one envelope for each node, kept into each inbox.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use super::questions::Pending;
 use super::{Applied, Refusal, Router};
 use crate::backplane::{Answer, Arrivals as _, Envelope, Here, PublishError, Published, Question};
 use crate::model::{
-    Address, Ask, ChannelName, ConnectionId, ConnectionInfo, Said, Sessions, UserId,
+    Address, Ask, ChannelName, ConnectionId, ConnectionInfo, Members, Said, Sessions, UserId,
 };
 
 /// How long nodes have to answer a question.
@@ -31,9 +31,18 @@ impl Router {
         let (answers, unknown) = self.ask(Ask::WhereIs(user)).await?;
         let connections = answers.into_iter().flat_map(|said| match said {
             Said::Connections(connections) => connections,
-            Said::Applied(_) => Vec::new(),
+            Said::Applied(_) | Said::Members(_) => Vec::new(),
         });
         Ok((connections.collect(), unknown))
+    }
+
+    /// Who subscribes to a channel on all nodes, and how many nodes did not answer.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn presence(&self, channel: ChannelName) -> Result<(Members, u32), Refusal> {
+        let (answers, unknown) = self.ask(Ask::Presence(channel)).await?;
+        Ok((all_members(answers), unknown))
     }
 
     /// Closes sessions with 4501.
@@ -91,7 +100,7 @@ impl Router {
         let (answers, unknown) = self.ask(ask).await?;
         let count = |said: &Said| match said {
             Said::Applied(count) => *count,
-            Said::Connections(_) => 0,
+            Said::Connections(_) | Said::Members(_) => 0,
         };
         Ok(Applied {
             applied: answers.iter().map(count).sum(),
@@ -107,6 +116,7 @@ impl Router {
             | Ask::Disconnect(Sessions::OfUser(user), _)
             | Ask::Subscribe(Sessions::OfUser(user), _)
             | Ask::Unsubscribe(Sessions::OfUser(user), _) => Address::User(user.clone()),
+            Ask::Presence(channel) => Address::Channel(channel.clone()),
             Ask::Replace(id)
             | Ask::Disconnect(Sessions::Connection(id), _)
             | Ask::Subscribe(Sessions::Connection(id), _)
@@ -189,15 +199,30 @@ impl Router {
 
 /// What the shards of a node say, as one.
 fn together(ask: &Ask, said: Vec<Said>) -> Said {
+    if matches!(ask, Ask::Presence(_)) {
+        return Said::Members(all_members(said));
+    }
     let (mut connections, mut applied) = (Vec::new(), 0);
     for said in said {
         match said {
             Said::Connections(more) => connections.extend(more),
             Said::Applied(more) => applied += more,
+            Said::Members(_) => {}
         }
     }
     match ask {
         Ask::WhereIs(_) => Said::Connections(connections),
         _ => Said::Applied(applied),
     }
+}
+
+/// The members in some answers.
+fn all_members(said: Vec<Said>) -> Members {
+    let mut all = Members::default();
+    for said in said {
+        if let Said::Members(more) = said {
+            all.join(more);
+        }
+    }
+    all
 }

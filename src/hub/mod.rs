@@ -14,6 +14,7 @@ mod control;
 mod cursors;
 mod delivery;
 mod encoded;
+mod history;
 mod mend;
 mod outbox;
 mod questions;
@@ -50,6 +51,7 @@ pub use config::{
 };
 pub use delivery::Delivery;
 pub use encoded::Format;
+pub use history::History;
 pub use reservation::Reservation;
 pub use router::{ACCEPT_TIMEOUT, Router};
 pub use session::Acks;
@@ -80,8 +82,6 @@ pub struct Hub {
     pub backplane: Arc<dyn Backplane>,
     /// What they keep.
     pub streams: Arc<dyn Streams>,
-    /// What is kept of a user's messages.
-    pub(super) inbox: Option<Keep>,
     /// Who looks whether messages are missing.
     pub(super) catching_up: Arc<AtomicUsize>,
     /// What lets sessions be continued.
@@ -184,7 +184,6 @@ impl Hub {
             delivery,
             backplane,
             streams,
-            inbox: parts.inbox.keep(),
             catching_up: Arc::default(),
             resume: parts.resume,
             router,
@@ -214,11 +213,7 @@ impl Hub {
 
     /// What is kept of an address's messages.
     pub(super) fn keep(&self, address: &Address) -> Option<Keep> {
-        match address {
-            Address::User(_) => self.inbox,
-            Address::Channel(channel) => self.namespaces.of(channel).keep,
-            Address::Everyone | Address::Node(_) => None,
-        }
+        self.router.keep(address)
     }
 
     /// Whether it looks what its sessions missed.

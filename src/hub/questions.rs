@@ -49,6 +49,7 @@ impl Delivery {
             | Ask::Unsubscribe(Sessions::OfUser(user), _) => {
                 self.followers(&Address::User(user.clone()))
             }
+            Ask::Presence(channel) => self.followers(&Address::Channel(channel.clone())),
             Ask::Replace(id)
             | Ask::Disconnect(Sessions::Connection(id), _)
             | Ask::Subscribe(Sessions::Connection(id), _)

@@ -18,7 +18,7 @@ use crate::wire::frames::ServerFrame;
 /// Messages read from a stream at once.
 pub(super) const PAGE: usize = 128;
 /// The first and the longest pause after a backplane that did not answer.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 /// How long a session that has caught up waits for a shard that has not, before it looks again.
 const SHARD_PAUSE: Duration = Duration::from_millis(5);
 /// How long a session's outbox, or the node's, may stay full before it is looked at again.

@@ -5,7 +5,7 @@ use super::command::Command;
 use super::delivery::Delivery;
 use super::{Namespaces, Refusal, SubscribeRule};
 use crate::backplane::{Backplane, Keep, Streams};
-use crate::model::{Ask, ChannelName, ConnectionId, ConnectionInfo, NodeId, Said, UserId};
+use crate::model::{Address, Ask, ChannelName, ConnectionId, ConnectionInfo, NodeId, Said, UserId};
 use crate::telemetry::Metrics;
 use crate::tickets::ResumeTickets;
 
@@ -46,6 +46,15 @@ impl Router {
             inbox,
             metrics,
             resume,
+        }
+    }
+
+    /// What is kept of an address's messages.
+    pub(super) fn keep(&self, address: &Address) -> Option<Keep> {
+        match address {
+            Address::User(_) => self.inbox,
+            Address::Channel(channel) => self.namespaces.of(channel).keep,
+            Address::Everyone | Address::Node(_) => None,
         }
     }
 

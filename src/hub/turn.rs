@@ -13,7 +13,9 @@ use super::shard::Shard;
 use super::state::{Followers, State};
 use super::wheel::{TICK, ticks};
 use crate::backplane::From;
-use crate::model::{Address, Ask, ChannelName, ConnectionInfo, Said, Sessions, Since};
+use crate::model::{
+    Address, Ask, ChannelName, ConnectionInfo, Member, Members, Said, Sessions, Since,
+};
 use crate::wire::frames::{ErrorCode, ServerFrame};
 
 /// Commands taken from the queue before anything is written.
@@ -221,6 +223,7 @@ impl Shard {
             Ask::Unsubscribe(sessions, channel) => {
                 Said::Applied(self.unsubscribe(&sessions, &channel))
             }
+            Ask::Presence(channel) => Said::Members(self.members(&Address::Channel(channel))),
         };
         let _ = answer.send(said);
     }
@@ -292,6 +295,24 @@ impl Shard {
         keys.into_iter()
             .filter_map(|key| state.get(key).map(info))
             .collect()
+    }
+
+    fn members(&self, channel: &Address) -> Members {
+        let mut state = self.state.borrow_mut();
+        let followers = state.followers.get(channel);
+        let keys = followers.map_or_else(Vec::new, Followers::sessions);
+        let mut members = Members::default();
+        for key in keys {
+            if let Some(session) = state.get(key) {
+                members.add(|| Member {
+                    user: session.user.clone(),
+                    connection: session.id,
+                    device: session.device.clone(),
+                    node: self.hub.node.clone(),
+                });
+            }
+        }
+        members
     }
 
     /// A service subscribes sessions: the channel is granted to them, and they are told.

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::{ChannelName, UserId};
+use super::{ChannelName, NameError, UserId};
 
 /// Where a message goes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -15,7 +15,42 @@ pub enum Address {
     Node(u64),
 }
 
+/// Why a text is no address of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressError {
+    /// It begins with neither kind.
+    Kind,
+    /// The name of the user or channel is none.
+    Name(NameError),
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kind => f.write_str("must be user:<id> or channel:<name>"),
+            Self::Name(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for AddressError {}
+
 impl Address {
+    /// Parses the address of a user or a channel: what may have a stream.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let name = AddressError::Name;
+        match text.split_once(':') {
+            Some(("user", id)) => UserId::parse(id).map(Self::User).map_err(name),
+            Some(("channel", channel)) => {
+                ChannelName::parse(channel).map(Self::Channel).map_err(name)
+            }
+            _ => Err(AddressError::Kind),
+        }
+    }
+
     /// Its kind, for metrics.
     pub fn kind(&self) -> &'static str {
         match self {

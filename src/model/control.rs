@@ -21,6 +21,48 @@ pub struct ConnectionInfo {
     pub channels: Vec<ChannelName>,
 }
 
+/// One session that subscribes to a channel, for those who ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Whose.
+    pub user: UserId,
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// The device that it named.
+    pub device: Option<DeviceName>,
+    /// The node that holds it.
+    pub node: NodeId,
+}
+
+/// Who subscribes to a channel: some, and how many there are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Members {
+    /// At most [`Self::MAX`].
+    pub some: Vec<Member>,
+    /// How many there are, those that found no place in the list included.
+    pub total: u32,
+}
+
+impl Members {
+    /// How many are listed: with the longest names that is 3 MB, and a gRPC client takes 4.
+    pub const MAX: usize = 10_000;
+
+    /// Adds one, which is counted even where the list is full.
+    pub fn add(&mut self, member: impl FnOnce() -> Member) {
+        if self.some.len() < Self::MAX {
+            self.some.push(member());
+        }
+        self.total = self.total.saturating_add(1);
+    }
+
+    /// Adds those of another shard or node.
+    pub fn join(&mut self, other: Self) {
+        let room = Self::MAX.saturating_sub(self.some.len());
+        self.some.extend(other.some.into_iter().take(room));
+        self.total = self.total.saturating_add(other.total);
+    }
+}
+
 /// Whom a control call is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sessions {
@@ -52,6 +94,8 @@ pub enum Ask {
     Unsubscribe(Sessions, ChannelName),
     /// Another session continues this one: close it with 1000; answers how many.
     Replace(ConnectionId),
+    /// Who here subscribes to it?
+    Presence(ChannelName),
 }
 
 /// What it says.
@@ -61,4 +105,6 @@ pub enum Said {
     Connections(Vec<ConnectionInfo>),
     /// How many sessions it was applied to.
     Applied(u32),
+    /// The members of a channel that are here.
+    Members(Members),
 }

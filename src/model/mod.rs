@@ -12,9 +12,9 @@ mod position;
 mod secret;
 pub mod units;
 
-pub use address::Address;
+pub use address::{Address, AddressError};
 pub use body::{Body, BodyError, Class, Message, Target};
-pub use control::{Ask, ConnectionInfo, Said, Sessions};
+pub use control::{Ask, ConnectionInfo, Member, Members, Said, Sessions};
 pub use grant::{Grant, GrantError, IpPrefix, Origin};
 pub use id::{ConnectionId, MessageId, NodeId};
 pub use lineage::{Lineage, Resumes};

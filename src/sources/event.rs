@@ -1,6 +1,7 @@
 use serde_json::value::RawValue;
 
 use super::{Pointer, SourceConfig};
+use crate::backplane::Once;
 use crate::model::{
     Address, Body, ChannelName, Message, MessageId, Target, UserId, sha256, unix_millis,
 };
@@ -20,6 +21,8 @@ pub(super) enum Malformed {
     NoId,
     /// The message is larger than `[limits] message_bytes`.
     TooBig,
+    /// A stream's entry lacks the field that the event is in.
+    NoField,
 }
 
 impl Malformed {
@@ -32,6 +35,7 @@ impl Malformed {
             Self::NoMessage => "no_message",
             Self::NoId => "no_id",
             Self::TooBig => "too_big",
+            Self::NoField => "no_field",
         }
     }
 }
@@ -73,6 +77,30 @@ impl Reading {
     /// # Errors
     /// See [`Malformed`].
     pub(super) fn read(&self, event: &[u8]) -> Result<Message, Malformed> {
+        self.parse(event, None).map(|parsed| parsed.message)
+    }
+
+    /// The message in an event of a log, where it has an id, and what makes it one however often it is taken.
+    ///
+    /// # Errors
+    /// See [`Malformed`].
+    pub(super) fn read_logged(&self, event: &[u8], id: &str) -> Result<(Message, Once), Malformed> {
+        let Parsed { message, own } = self.parse(event, Some(id))?;
+        let asked = sha256(event);
+        // A log that was lost and began anew may give an id again.
+        let told_apart = match self.id {
+            Some(_) => &[],
+            None => asked.as_slice(),
+        };
+        let (Whom::User(whom) | Whom::Channel(whom)) = &self.whom;
+        let (topic, pointer) = (&self.topic, &self.message);
+        // No name of an API key, whose idempotency keys these are beside, begins so.
+        let name = format!("\0source\0{topic}\0{whom}\0{pointer}\0{own}\0");
+        let key = sha256(&[name.as_bytes(), told_apart].concat());
+        Ok((message, Once { key, asked }))
+    }
+
+    fn parse(&self, event: &[u8], id: Option<&str>) -> Result<Parsed, Malformed> {
         let event: &RawValue = serde_json::from_slice(event).map_err(|_| Malformed::NotJson)?;
         let address = self.address(event)?;
         let message = self.message.find(event).ok_or(Malformed::NoMessage)?;
@@ -83,12 +111,10 @@ impl Reading {
         if body.len() > self.message_bytes {
             return Err(Malformed::TooBig);
         }
-        Ok(Message::new(
-            self.id(event, &address)?,
-            Target::One(address),
-            body,
-            unix_millis(),
-        ))
+        let own = self.own_id(event, id)?;
+        let id = self.id(&address, &own);
+        let message = Message::new(id, Target::One(address), body, unix_millis());
+        Ok(Parsed { message, own })
     }
 
     fn address(&self, event: &RawValue) -> Result<Address, Malformed> {
@@ -102,19 +128,32 @@ impl Reading {
         address.map_err(|_| Malformed::BadAddress)
     }
 
-    /// From the topic, the address, and the event's own id or else the whole event. With the address in it, an event that
-    /// two sources bring to a user and to a channel is two messages.
-    fn id(&self, event: &RawValue, address: &Address) -> Result<MessageId, Malformed> {
-        let own = match &self.id {
-            Some(pointer) => pointer.find(event).and_then(plain),
-            None => Some(event.get().to_owned()),
-        };
-        let own = own.ok_or(Malformed::NoId)?;
+    /// The event's own id, else the one that it has in its log, else the whole event.
+    fn own_id(&self, event: &RawValue, id: Option<&str>) -> Result<String, Malformed> {
+        match (&self.id, id) {
+            (Some(pointer), _) => {
+                let own = pointer.find(event).and_then(plain);
+                own.ok_or(Malformed::NoId)
+            }
+            (None, Some(id)) => Ok(id.to_owned()),
+            (None, None) => Ok(event.get().to_owned()),
+        }
+    }
+
+    /// From the topic, the address, and the event's own id. With the address in it, an event that two sources bring to a
+    /// user and to a channel is two messages.
+    fn id(&self, address: &Address, own: &str) -> MessageId {
         let hash = sha256(format!("{}\0{address}\0{own}", self.topic).as_bytes());
         let mut id = [0; 16];
         id.copy_from_slice(&hash[..16]);
-        Ok(MessageId::from_bytes(id))
+        MessageId::from_bytes(id)
     }
+}
+
+struct Parsed {
+    message: Message,
+    /// The event's own id.
+    own: String,
 }
 
 /// A text, or a whole number as it is written.
@@ -194,6 +233,29 @@ mod tests {
                 "{keys}"
             );
         }
+    }
+
+    #[test]
+    fn an_event_of_a_log_is_one_by_its_id_there_or_by_its_own() {
+        let event = |n: u32| format!("{{\"user_id\":\"42\",\"message\":{n},\"id\":7}}");
+        let logged = |keys: &str, n, id| {
+            let (message, once) = reading(keys)
+                .read_logged(event(n).as_bytes(), id)
+                .expect("well-formed");
+            (message.id, once)
+        };
+        let first = logged("", 1, "1-0");
+        assert_eq!(logged("", 1, "1-0"), first);
+        // An equal event is another one; and so is what has its id after the log was lost.
+        let equal = logged("", 1, "2-0");
+        assert!(equal.0 != first.0 && equal.1.key != first.1.key);
+        assert_ne!(logged("", 2, "1-0").1.key, first.1.key);
+        let own = "id = \"/id\"";
+        let first = logged(own, 1, "1-0");
+        assert_eq!(logged(own, 1, "2-0"), first);
+        let other = logged(own, 2, "3-0");
+        assert_eq!((other.0, other.1.key), (first.0, first.1.key));
+        assert_ne!(other.1.asked, first.1.asked);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::SourceMetrics;
 use crate::model::Address;
 
 /// One label with a fixed set of values.
@@ -136,31 +137,6 @@ impl StreamMetrics {
     }
 }
 
-/// Topics as a way in, in numbers.
-#[derive(Clone)]
-pub struct SourceMetrics {
-    /// Connections on which topics are heard.
-    pub links: Gauge,
-    /// Events that came.
-    pub events: Counter,
-    /// Events that could not be read, by reason.
-    pub malformed: Family<Reason, Counter>,
-    /// Events that were lost here, by reason.
-    pub losses: Family<Reason, Counter>,
-}
-
-impl SourceMetrics {
-    /// Counts an event that could not be read.
-    pub fn malformed(&self, reason: &'static str) {
-        self.malformed.get_or_create(&Reason { reason }).inc();
-    }
-
-    /// Counts an event that found no room.
-    pub fn lost(&self, reason: &'static str) {
-        self.losses.get_or_create(&Reason { reason }).inc();
-    }
-}
-
 /// A node's metrics: typed handles on plain atomics. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
@@ -238,6 +214,8 @@ impl Metrics {
         }
         let streams = StreamMetrics::default();
         streams.register(&mut registry);
+        let sources = SourceMetrics::default();
+        sources.register(&mut registry);
         Self {
             streams,
             connections: metric!("connections", "Open sessions", Gauge::default()),
@@ -351,20 +329,7 @@ impl Metrics {
                     Histogram::new(exponential_buckets(0.000_05, 2.0, 16))
                 ),
             },
-            sources: SourceMetrics {
-                links: metric!(
-                    "source_links",
-                    "Connections on which topics are heard",
-                    Gauge::default()
-                ),
-                events: metric!("source_events", "Events that came", Counter::default()),
-                malformed: metric!(
-                    "source_malformed",
-                    "Events that could not be read",
-                    Family::default()
-                ),
-                losses: metric!("source_losses", "Events lost here", Family::default()),
-            },
+            sources,
             client_errors: metric!("client_errors", "Bad client frames", Family::default()),
             registry: std::sync::Arc::new(registry),
         }

@@ -3,10 +3,12 @@
 /// Structured logs.
 pub mod logs;
 mod metrics;
+mod sources;
 
 use serde::{Deserialize, Serialize};
 
-pub use metrics::{BackplaneMetrics, Call, Closed, Metrics, Reason, SourceMetrics};
+pub use metrics::{BackplaneMetrics, Call, Closed, Metrics, Reason};
+pub use sources::{SourceMetrics, StreamEvent};
 
 /// `[log]`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::{Answer, Question};
 use crate::model::{
-    Address, Ask, Body, ChannelName, ConnectionId, ConnectionInfo, DeviceName, Grant, Message,
-    MessageId, NodeId, Said, Sessions, Target, UserId, unix_millis,
+    Address, Ask, Body, ChannelName, ConnectionId, ConnectionInfo, DeviceName, Grant, Member,
+    Members, Message, MessageId, NodeId, Said, Sessions, Target, UserId, unix_millis,
 };
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -85,6 +85,7 @@ const DISCONNECT: u32 = 2;
 const SUBSCRIBE: u32 = 3;
 const UNSUBSCRIBE: u32 = 4;
 const REPLACE: u32 = 5;
+const PRESENCE: u32 = 6;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct AnswerBody {
@@ -96,6 +97,28 @@ struct AnswerBody {
     connections: Vec<Connection>,
     #[prost(fixed64, tag = "4")]
     from: u64,
+    #[prost(message, optional, tag = "5")]
+    members: Option<MembersBody>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct MembersBody {
+    #[prost(uint32, tag = "1")]
+    total: u32,
+    #[prost(message, repeated, tag = "2")]
+    some: Vec<MemberBody>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct MemberBody {
+    #[prost(string, tag = "1")]
+    user: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    connection: Bytes,
+    #[prost(string, optional, tag = "3")]
+    device: Option<String>,
+    #[prost(string, tag = "4")]
+    node: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -235,6 +258,10 @@ impl From<&Question> for QuestionBody {
                 about(&Sessions::Connection(*id));
                 body.ask = REPLACE;
             }
+            Ask::Presence(channel) => {
+                body.channel = channel.to_string();
+                body.ask = PRESENCE;
+            }
         }
         body
     }
@@ -254,6 +281,8 @@ impl QuestionBody {
             SUBSCRIBE => Ask::Subscribe(sessions()?, channel()?),
             UNSUBSCRIBE => Ask::Unsubscribe(sessions()?, channel()?),
             REPLACE => Ask::Replace(connection_id(self.connection.as_ref()?)?),
+            PRESENCE => Ask::Presence(channel()?),
+            // Of a later version: who asked counts this node as unknown.
             _ => return None,
         };
         Some(Question {
@@ -267,16 +296,24 @@ impl QuestionBody {
 
 impl From<&Answer> for AnswerBody {
     fn from(answer: &Answer) -> Self {
-        let (applied, connections) = match &answer.said {
-            Said::Applied(count) => (Some(*count), Vec::new()),
-            Said::Connections(list) => (None, list.iter().map(Connection::from).collect()),
-        };
-        Self {
+        let mut body = Self {
             to: answer.to,
             from: answer.from,
-            applied,
-            connections,
+            ..Self::default()
+        };
+        match &answer.said {
+            Said::Applied(count) => body.applied = Some(*count),
+            Said::Connections(list) => {
+                body.connections = list.iter().map(Connection::from).collect();
+            }
+            Said::Members(members) => {
+                body.members = Some(MembersBody {
+                    total: members.total,
+                    some: members.some.iter().map(MemberBody::from).collect(),
+                });
+            }
         }
+        body
     }
 }
 
@@ -286,10 +323,44 @@ impl AnswerBody {
         Some(Answer {
             to: self.to,
             from: self.from,
-            said: match self.applied {
-                Some(count) => Said::Applied(count),
-                None => Said::Connections(connections.collect::<Option<_>>()?),
+            said: match (self.applied, self.members) {
+                (Some(count), _) => Said::Applied(count),
+                (None, Some(members)) => Said::Members(members.parse()?),
+                (None, None) => Said::Connections(connections.collect::<Option<_>>()?),
             },
+        })
+    }
+}
+
+impl MembersBody {
+    fn parse(self) -> Option<Members> {
+        let some = self.some.into_iter().map(MemberBody::parse);
+        Some(Members {
+            some: some.collect::<Option<_>>()?,
+            total: self.total,
+        })
+    }
+}
+
+impl From<&Member> for MemberBody {
+    fn from(member: &Member) -> Self {
+        Self {
+            user: member.user.to_string(),
+            connection: Bytes::copy_from_slice(&member.connection.to_bytes()),
+            device: member.device.as_ref().map(ToString::to_string),
+            node: member.node.to_string(),
+        }
+    }
+}
+
+impl MemberBody {
+    fn parse(self) -> Option<Member> {
+        let device = self.device.as_deref().map(DeviceName::parse).transpose();
+        Some(Member {
+            user: UserId::parse(&self.user).ok()?,
+            connection: connection_id(&self.connection)?,
+            device: device.ok()?,
+            node: NodeId(self.node.into()),
         })
     }
 }

@@ -153,7 +153,7 @@ impl Kept {
             _ => None,
         };
         let (asked, told) = match &from {
-            From::Since(Since::Now) => (None, false),
+            From::Since(Since::Now) | From::Oldest => (None, false),
             From::Since(Since::After(position)) => (Some(*position), true),
             From::Cursor(device) => {
                 let own = device.as_ref().zip(cursors).and_then(|(device, cursors)| {

@@ -7,20 +7,20 @@ const FIRST: Duration = Duration::from_millis(50);
 /// Pauses between attempts: doubling up to 3 s, each drawn at random from its upper half, so that a fleet does not come
 /// back as one.
 #[derive(Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     attempts: u32,
 }
 
 impl Backoff {
     /// The next pause.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let most = FIRST.saturating_mul(1 << self.attempts.min(10)).min(MOST);
         self.attempts = self.attempts.saturating_add(1);
         most.mul_f64(rand::random_range(0.5..=1.0))
     }
 
     /// It worked.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.attempts = 0;
     }
 }

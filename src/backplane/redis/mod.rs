@@ -14,6 +14,7 @@ mod interest;
 mod keys;
 mod lease;
 mod link;
+mod log;
 mod place;
 mod remembered;
 mod reply;
@@ -43,7 +44,9 @@ use super::{
 use crate::model::{Address, ConnectionId, UserId};
 use crate::telemetry::BackplaneMetrics;
 
+pub(crate) use self::backoff::Backoff;
 pub(crate) use self::commands::Failure;
+pub use self::log::{Log, LogConfig, LogEntry, Taken};
 pub use self::place::Place;
 pub use self::topics::{Event, Topics};
 

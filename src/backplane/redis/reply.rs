@@ -1,4 +1,4 @@
-//! What the scripts of streams answer.
+//! What Redis, and the scripts of streams in it, answer.
 
 use bytes::Bytes;
 use redis::Value;
@@ -33,11 +33,24 @@ pub(super) fn array(value: Value) -> Option<Values> {
     }
 }
 
-fn bytes(value: Value) -> Option<Vec<u8>> {
+pub(super) fn bytes(value: Value) -> Option<Vec<u8>> {
     match value {
         Value::BulkString(bytes) => Some(bytes),
         _ => None,
     }
+}
+
+/// Names and values: a map, or what stands for one.
+pub(super) fn pairs(value: Value) -> Option<Vec<(Value, Value)>> {
+    let mut values = match value {
+        Value::Map(pairs) => return Some(pairs),
+        value => array(value)?,
+    };
+    let mut pairs = Vec::with_capacity(values.len() / 2);
+    while let Some(name) = values.next() {
+        pairs.push((name, values.next()?));
+    }
+    Some(pairs)
 }
 
 fn number(value: Value) -> Option<u64> {

@@ -172,7 +172,7 @@ impl Shared {
         from: From,
     ) -> Result<Opened, String> {
         let offset = match &from {
-            From::Since(Since::Now) => String::new(),
+            From::Since(Since::Now) | From::Oldest => String::new(),
             From::Since(Since::After(position)) => position.offset.to_string(),
             From::Cursor(_) => "cursor".into(),
         };
@@ -199,6 +199,7 @@ impl Shared {
             }
             From::Since(Since::After(position)) => (Some(position), true),
             From::Cursor(_) => (found.cursor, found.own),
+            From::Oldest => (None, false),
         };
         let (start, recovered) = match asked {
             Some(asked) => found.found.after(asked),

@@ -6,20 +6,15 @@ use tokio::time::Instant;
 
 use super::error::{ApiError, Code};
 use super::keys::{ApiKey, ApiKeys};
-use crate::backplane::Once;
-use crate::backplane::{Leases, NodeLease};
+use crate::backplane::{Leases, Once};
 use crate::doors::config::Scope;
 use crate::hub::{ACCEPT_TIMEOUT, Accepted, Applied, BroadcastAccepted, Draft, Limits, Router};
-use crate::model::{
-    Address, Body, ChannelName, Class, ConnectionId, ConnectionInfo, Sessions, UserId, sha256,
-};
+use crate::model::{Address, Body, ChannelName, Class, ConnectionId, Sessions, UserId, sha256};
 use crate::telemetry::{Call, Metrics};
 use crate::tickets::{GrantFields, IssueRequest, Issued, Tickets};
 
 /// How long a push, publish or broadcast may take, if the caller set no deadline.
 pub(super) const CALL_TIMEOUT: Duration = ACCEPT_TIMEOUT;
-/// How long the backplane has to tell which nodes there are.
-const NODES_TIMEOUT: Duration = Duration::from_secs(4);
 /// How much a close frame's reason may hold (RFC 6455 section 5.5).
 const REASON_MAX_BYTES: usize = 123;
 
@@ -274,25 +269,6 @@ impl Api {
         let issued = self.tickets.issue(IssueRequest { grant, ttl }).await?;
         self.metrics.tickets_issued.inc();
         Ok(issued)
-    }
-
-    pub(super) async fn where_is(
-        &self,
-        user: &str,
-    ) -> Result<(Vec<ConnectionInfo>, u32), ApiError> {
-        let user = UserId::parse(user).map_err(|e| ApiError::invalid("user_id", e))?;
-        Ok(self.router.where_is(user).await?)
-    }
-
-    /// The nodes of the cluster, by name.
-    pub(super) async fn nodes(&self) -> Result<Vec<NodeLease>, ApiError> {
-        let found = tokio::time::timeout(NODES_TIMEOUT, self.leases.nodes()).await;
-        let silent = || Err("the backplane does not answer".into());
-        let mut nodes = found
-            .unwrap_or_else(|_| silent())
-            .map_err(ApiError::unavailable)?;
-        nodes.sort_by(|a, b| (&a.node, a.since).cmp(&(&b.node, b.since)));
-        Ok(nodes)
     }
 
     pub(super) async fn disconnect(

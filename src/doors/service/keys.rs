@@ -132,7 +132,7 @@ impl ApiKey {
         Err(ApiError::new(Code::PermissionDenied, detail))
     }
 
-    /// Demands that it may push or publish to an address.
+    /// Demands that it may push or publish to an address, or read what is kept of it.
     ///
     /// # Errors
     /// `PERMISSION_DENIED` that names it.
@@ -141,7 +141,10 @@ impl ApiKey {
         if self.patterns.is_empty() || self.patterns.iter().any(|p| p.matches(&text)) {
             return Ok(());
         }
-        let detail = format!("the API key {:?} may not send to {text}", self.name);
+        let detail = format!(
+            "the API key {:?} is not for {text} (its addresses in [[api_keys]])",
+            self.name
+        );
         Err(ApiError::new(Code::PermissionDenied, detail))
     }
 

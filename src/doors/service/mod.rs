@@ -6,6 +6,7 @@ mod error;
 mod grpc;
 mod http;
 mod keys;
+mod questions;
 
 use std::sync::Arc;
 

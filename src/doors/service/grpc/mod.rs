@@ -1,3 +1,4 @@
+mod connections;
 mod deadline;
 mod lanes;
 
@@ -8,15 +9,14 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::deadline::deadline;
-use super::api::{Api, Given, Options, sessions, unimplemented};
+use super::api::{Api, Given, Options, unimplemented};
 use super::error::ApiError;
 use super::keys::ApiKey;
 use crate::backplane::Durability;
-use crate::backplane::NodeLease;
 use crate::doors::config::Scope;
 use crate::fleet::Phases;
 use crate::hub::{self, Accepted};
-use crate::model::{Class, ConnectionInfo, UserId};
+use crate::model::{Class, UserId};
 use crate::proto::tidings::v1 as pb;
 use crate::tickets::GrantFields;
 
@@ -264,142 +264,6 @@ impl pb::tickets_server::Tickets for Grpc {
 
 fn duration(duration: prost_types::Duration) -> Result<Duration, ApiError> {
     Duration::try_from(duration).map_err(|_| ApiError::invalid("ttl", "must not be negative"))
-}
-
-macro_rules! target {
-    ($target:expr, $kind:path) => {{
-        use $kind as Target;
-        match &$target {
-            Some(Target::UserId(user)) => sessions(Some(user), None),
-            Some(Target::Connection(id)) => sessions(None, Some(id)),
-            None => sessions(None, None),
-        }
-    }};
-}
-
-#[tonic::async_trait]
-impl pb::connections_server::Connections for Grpc {
-    async fn where_is(
-        &self,
-        request: Request<pb::WhereIsRequest>,
-    ) -> Result<Response<pb::WhereIsResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let headers = metadata.into_headers();
-        let run = async |_: &ApiKey| self.api.where_is(&request.user_id).await;
-        let (connections, unknown) = self.api.call("WhereIs", Scope::Read, &headers, run).await?;
-        let connection = |info: ConnectionInfo| pb::Connection {
-            node: info.node.to_string(),
-            connection: info.connection.to_string(),
-            device: info.device.map(|d| d.to_string()).unwrap_or_default(),
-            connected_at: Some(info.connected_at.into()),
-            channels: info.channels.iter().map(ToString::to_string).collect(),
-            claims: info.claims.as_deref().unwrap_or_default().into(),
-        };
-        Ok(Response::new(pb::WhereIsResponse {
-            connections: connections.into_iter().map(connection).collect(),
-            unknown,
-        }))
-    }
-
-    async fn disconnect(
-        &self,
-        request: Request<pb::DisconnectRequest>,
-    ) -> Result<Response<pb::DisconnectResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let headers = metadata.into_headers();
-        let run = async |caller: &ApiKey| {
-            let sessions = target!(request.target, pb::disconnect_request::Target)?;
-            self.api.disconnect(caller, sessions, request.reason).await
-        };
-        let done = self
-            .api
-            .call("Disconnect", Scope::Admin, &headers, run)
-            .await?;
-        Ok(Response::new(pb::DisconnectResponse {
-            applied: done.applied,
-            unknown: done.unknown,
-        }))
-    }
-
-    async fn subscribe(
-        &self,
-        request: Request<pb::SubscribeRequest>,
-    ) -> Result<Response<pb::SubscribeResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let headers = metadata.into_headers();
-        let run = async |caller: &ApiKey| {
-            let sessions = target!(request.target, pb::subscribe_request::Target)?;
-            self.api
-                .subscribe(caller, sessions, &request.channel, &request.reason, true)
-                .await
-        };
-        let done = self
-            .api
-            .call("Subscribe", Scope::Admin, &headers, run)
-            .await?;
-        Ok(Response::new(pb::SubscribeResponse {
-            applied: done.applied,
-            unknown: done.unknown,
-        }))
-    }
-
-    async fn unsubscribe(
-        &self,
-        request: Request<pb::UnsubscribeRequest>,
-    ) -> Result<Response<pb::UnsubscribeResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let headers = metadata.into_headers();
-        let run = async |caller: &ApiKey| {
-            let sessions = target!(request.target, pb::unsubscribe_request::Target)?;
-            self.api
-                .subscribe(caller, sessions, &request.channel, &request.reason, false)
-                .await
-        };
-        let done = self
-            .api
-            .call("Unsubscribe", Scope::Admin, &headers, run)
-            .await?;
-        Ok(Response::new(pb::UnsubscribeResponse {
-            applied: done.applied,
-            unknown: done.unknown,
-        }))
-    }
-
-    async fn presence(
-        &self,
-        request: Request<pb::PresenceRequest>,
-    ) -> Result<Response<pb::PresenceResponse>, Status> {
-        self.later("Presence", &request.into_parts().0.into_headers())
-            .await
-    }
-
-    async fn history(
-        &self,
-        request: Request<pb::HistoryRequest>,
-    ) -> Result<Response<pb::HistoryResponse>, Status> {
-        self.later("History", &request.into_parts().0.into_headers())
-            .await
-    }
-
-    async fn nodes(
-        &self,
-        request: Request<pb::NodesRequest>,
-    ) -> Result<Response<pb::NodesResponse>, Status> {
-        let headers = request.into_parts().0.into_headers();
-        let run = async |_: &ApiKey| self.api.nodes().await;
-        let nodes = self.api.call("Nodes", Scope::Read, &headers, run).await?;
-        let node = |lease: NodeLease| pb::nodes_response::Node {
-            id: lease.node,
-            version: lease.version,
-            connections: u32::try_from(lease.connections).unwrap_or(u32::MAX),
-            load: lease.load,
-            since: Some((SystemTime::UNIX_EPOCH + Duration::from_millis(lease.since)).into()),
-            draining: lease.draining,
-        };
-        Ok(Response::new(pb::NodesResponse {
-            nodes: nodes.into_iter().map(node).collect(),
-        }))
-    }
 }
 
 #[tonic::async_trait]

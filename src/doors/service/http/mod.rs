@@ -1,30 +1,28 @@
+mod questions;
 mod request;
 
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::{HeaderMap, StatusCode};
-use serde::Serialize;
+use http::StatusCode;
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use self::questions::{explain, history, nodes, presence, where_is};
 use self::request::{
     BroadcastRequest, DisconnectRequest, PublishRequest, PushRequest, SubscriptionRequest,
     TicketRequest, read,
 };
-use super::api::{Api, sessions, unimplemented};
+use super::api::{Api, sessions};
 use super::error::{ApiError, Code, problem};
 use super::keys::ApiKey;
 use crate::backplane::Durability;
-use crate::backplane::NodeLease;
 use crate::doors::config::Scope;
 use crate::hub::{self, Accepted, Applied};
-use crate::model::{ChannelName, ConnectionInfo, DeviceName, UserId};
+use crate::model::UserId;
 use crate::tickets::GrantFields;
 
 /// What the routes below take and answer, for programs. `tests/openapi.rs` holds it against them.
@@ -250,87 +248,4 @@ async fn subscribe(State(api): State<Arc<Api>>, request: Request) -> Answer {
 
 async fn unsubscribe(State(api): State<Arc<Api>>, request: Request) -> Answer {
     change_subscription(&api, "Unsubscribe", request, false).await
-}
-
-async fn where_is(
-    State(api): State<Arc<Api>>,
-    Path(user): Path<String>,
-    headers: HeaderMap,
-) -> Result<axum::Json<impl Serialize>, ApiError> {
-    let run = async |_: &ApiKey| api.where_is(&user).await;
-    let (connections, unknown) = api.call("WhereIs", Scope::Read, &headers, run).await?;
-    Ok(axum::Json(Whereabouts {
-        connections: connections.into_iter().map(Connection::from).collect(),
-        unknown,
-    }))
-}
-
-#[derive(Serialize)]
-struct Whereabouts {
-    connections: Vec<Connection>,
-    unknown: u32,
-}
-
-#[derive(Serialize)]
-struct Connection {
-    node: String,
-    connection: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    device: Option<DeviceName>,
-    connected_at: u64,
-    channels: Vec<ChannelName>,
-    /// Byte for byte as the ticket had them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    claims: Option<Box<RawValue>>,
-}
-
-impl From<ConnectionInfo> for Connection {
-    fn from(info: ConnectionInfo) -> Self {
-        let connected_at = info.connected_at.duration_since(UNIX_EPOCH);
-        let claims = info.claims.map(|text| text.to_string());
-        Self {
-            node: info.node.to_string(),
-            connection: info.connection.to_string(),
-            device: info.device,
-            connected_at: connected_at.map_or(0, |since| since.as_millis() as u64),
-            channels: info.channels,
-            claims: claims.and_then(|text| RawValue::from_string(text).ok()),
-        }
-    }
-}
-
-async fn later(api: &Api, method: &'static str, headers: &HeaderMap) -> Answer {
-    let run = async |_: &ApiKey| unimplemented(method);
-    api.call(method, Scope::Read, headers, run)
-        .await
-        .map(axum::Json)
-}
-
-async fn presence(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer {
-    later(&api, "Presence", &headers).await
-}
-
-async fn history(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer {
-    later(&api, "History", &headers).await
-}
-
-async fn explain(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer {
-    later(&api, "Explain", &headers).await
-}
-
-async fn nodes(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer {
-    let run = async |_: &ApiKey| api.nodes().await;
-    let nodes = api.call("Nodes", Scope::Read, &headers, run).await?;
-    let node = |lease: &NodeLease| {
-        json!({
-            "id": lease.node,
-            "version": lease.version,
-            "connections": lease.connections,
-            "load": lease.load,
-            "since": lease.since,
-            "draining": lease.draining,
-        })
-    };
-    let nodes: Vec<_> = nodes.iter().map(node).collect();
-    Ok(axum::Json(json!({ "nodes": nodes })))
 }

@@ -13,6 +13,9 @@ use crate::http::Http;
 /// How long a node may take until it is ready.
 const READY: Duration = Duration::from_secs(30);
 
+/// What a node with all of its subscriber links says of them.
+const LINKS: &str = "\ntidings_backplane_links 2\n";
+
 /// How many messages a stream keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kept(pub(crate) u32);
@@ -25,6 +28,8 @@ pub(crate) struct Node {
     binary: PathBuf,
     config: PathBuf,
     log: PathBuf,
+    /// It is one of many.
+    linked: bool,
     process: Process,
 }
 
@@ -52,6 +57,7 @@ impl Node {
             binary: binary.into(),
             config,
             log,
+            linked: redis.is_some(),
             process,
         };
         node.until_ready().await?;
@@ -69,12 +75,23 @@ impl Node {
         self.until_ready().await
     }
 
-    /// Waits until it says so itself.
+    /// Waits until it is whole: its commands and its links reach Redis, and it has caught up. While Redis cannot be
+    /// reached at all a node stays ready for a grace, so that `/readyz` alone does not say it.
     pub(crate) async fn until_ready(&mut self) -> Result<()> {
         let mut admin = Http::new(self.doors.admin, API_KEY);
+        let mut service = Http::new(self.doors.service, API_KEY);
         let deadline = Instant::now() + READY;
+        // A link that was made whole begins to catch up a moment later.
+        let mut times = 0;
         loop {
-            if matches!(admin.get("/readyz").await, Ok((200, _))) {
+            let reaches = !self.linked
+                || matches!(service.get("/v1/nodes").await, Ok((200, _)))
+                    && matches!(admin.get("/metrics").await, Ok((200, said)) if said.contains(LINKS));
+            times = match reaches && matches!(admin.get("/readyz").await, Ok((200, _))) {
+                true => times + 1,
+                false => 0,
+            };
+            if times == 3 {
                 return Ok(());
             }
             let ended = self.process.has_ended()?;
