@@ -30,6 +30,7 @@ mod secrets;
 mod service;
 mod sources;
 mod sources_stream;
+mod sse;
 mod streams;
 mod streams_model;
 mod streams_redis;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::model::{Address, Body, Message, Position, Target};
 use crate::wire::codec::{self, Opcode};
-use crate::wire::frames;
+use crate::wire::{events, frames};
 
 /// How a session wants its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -14,6 +14,8 @@ pub enum Format {
     Json,
     /// Bodies alone.
     Raw,
+    /// Those frames as server-sent events.
+    Events,
 }
 
 /// A message with its frames: encoded and framed once for each format, by the first session that needs it.
@@ -21,6 +23,7 @@ pub(super) struct Encoded {
     message: Message,
     json: OnceLock<Bytes>,
     raw: OnceLock<Bytes>,
+    event: OnceLock<Bytes>,
 }
 
 impl Encoded {
@@ -29,6 +32,7 @@ impl Encoded {
             message,
             json: OnceLock::new(),
             raw: OnceLock::new(),
+            event: OnceLock::new(),
         }
     }
 
@@ -51,6 +55,9 @@ impl Encoded {
             Format::Json => self.json.get_or_init(|| {
                 codec::frame(Opcode::Text, frames::message(&self.message).as_bytes())
             }),
+            Format::Events => self
+                .event
+                .get_or_init(|| events::event(&frames::message(&self.message))),
             Format::Raw => self.raw.get_or_init(|| match &self.message.body {
                 Body::Text(text) | Body::Json(text) => codec::frame(Opcode::Text, text.as_bytes()),
                 Body::Binary(bytes) => codec::frame(Opcode::Binary, bytes),

@@ -14,6 +14,7 @@ mod control;
 mod cursors;
 mod delivery;
 mod encoded;
+mod events;
 mod history;
 mod mend;
 mod outbox;
@@ -51,6 +52,7 @@ pub use config::{
 };
 pub use delivery::Delivery;
 pub use encoded::Format;
+pub use events::EventStream;
 pub use history::History;
 pub use reservation::Reservation;
 pub use router::{ACCEPT_TIMEOUT, Router};

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::Hub;
 use super::encoded::Encoded;
@@ -11,6 +11,8 @@ use crate::telemetry::Metrics;
 
 /// The most frames of one write: Linux takes 1,024, and beyond 64 a longer list gains nothing (measured).
 const FRAMES_PER_WRITE: usize = 64;
+/// A frame of this size is handed on as it is, and not copied to others.
+const SHARED_MIN: usize = 8 << 10;
 /// Queues kept for reuse, per shard.
 const POOL_MAX: usize = 1024;
 /// A queue that grew beyond this is not kept.
@@ -157,6 +159,37 @@ impl Outbox {
         completed
     }
 
+    /// Takes out what is next, at most so many bytes but at least one frame: small ones are put together, a large one is
+    /// shared as it is. Answers how many frames that were.
+    pub(super) fn take(&mut self, most: usize, pool: &mut OutboxPool) -> (Bytes, u64) {
+        let mut sizes = self.frames.iter().map(|queued| queued.bytes.len());
+        let first = sizes.next().unwrap_or(0);
+        let mut taken = first;
+        if first < SHARED_MIN {
+            for size in sizes {
+                if taken + size > most || size >= SHARED_MIN {
+                    break;
+                }
+                taken += size;
+            }
+        }
+        let bytes = match self.frames.front() {
+            Some(queued) if queued.bytes.len() == taken => queued.bytes.clone(),
+            _ => {
+                let mut bytes = BytesMut::with_capacity(taken);
+                for queued in &self.frames {
+                    if bytes.len() == taken {
+                        break;
+                    }
+                    bytes.extend_from_slice(&queued.bytes);
+                }
+                bytes.freeze()
+            }
+        };
+        let frames = self.advance(taken, pool);
+        (bytes, frames)
+    }
+
     /// Drops everything but a frame that is partly written, which the stream needs to its end.
     pub(super) fn clear_unwritten(&mut self) {
         let keep = usize::from(self.written > 0);
@@ -279,6 +312,25 @@ mod tests {
         assert_eq!((&*slices[0], &*slices[1]), (&b"1"[..], &b"own"[..]));
         outbox.advance(4, &mut pool);
         assert_eq!((outbox.passing, outbox.is_empty()), (0, true));
+    }
+
+    #[test]
+    fn what_is_taken_is_small_frames_together_and_large_ones_alone() {
+        let (mut pool, mut outbox) = (OutboxPool::default(), Outbox::default());
+        let large = Bytes::from(vec![b'x'; SHARED_MIN]);
+        for frame in ["a", "b", "c"] {
+            outbox.push(Bytes::from_static(frame.as_bytes()), &mut pool);
+        }
+        outbox.push(large.clone(), &mut pool);
+        outbox.push(Bytes::from_static(b"d"), &mut pool);
+        let mut next = |most| outbox.take(most, &mut pool);
+        assert_eq!(next(2), (Bytes::from_static(b"ab"), 2));
+        assert_eq!(next(1 << 20), (Bytes::from_static(b"c"), 1));
+        let shared = next(1);
+        assert_eq!(shared, (large.clone(), 1));
+        assert_eq!(shared.0.as_ptr(), large.as_ptr());
+        assert_eq!(next(1), (Bytes::from_static(b"d"), 1));
+        assert_eq!((outbox.bytes(), outbox.is_empty()), (0, true));
     }
 
     #[test]

@@ -2,7 +2,7 @@ use std::rc::Rc;
 
 use super::session::SessionKey;
 use super::shard::Shard;
-use crate::model::ConnectionId;
+use crate::model::{ConnectionId, Grant, Lineage};
 
 /// The place of a session that is still to come, and so its id: what a ticket is redeemed for must be named before it is
 /// there. Given back when dropped.
@@ -39,6 +39,19 @@ impl Reservation {
     /// The id of the connection.
     pub fn connection(&self) -> ConnectionId {
         self.shard.id(self.key)
+    }
+
+    /// Of whose line the session is.
+    pub(super) fn lineage(&self, grant: &Grant) -> Lineage {
+        if let Some(resumes) = &grant.resumes {
+            return resumes.lineage;
+        }
+        let seconds = grant.session_seconds;
+        Lineage {
+            first: self.connection(),
+            since: self.since,
+            ends: seconds.map(|s| self.since.saturating_add(s.saturating_mul(1000))),
+        }
     }
 
     /// Its session is there now.

@@ -9,6 +9,7 @@ use tokio::task::AbortHandle;
 use super::admission::{Bucket, PlaceGuard};
 use super::delivery::UserPlaceGuard;
 use super::encoded::Format;
+use super::events::Events;
 use super::outbox::Outbox;
 use super::wheel::Tick;
 use crate::model::{
@@ -53,7 +54,7 @@ pub(super) struct Session {
     /// Those of the ticket, for services that ask.
     pub(super) claims: Option<Arc<str>>,
     pub(super) connected_at: SystemTime,
-    pub(super) stream: Rc<TcpStream>,
+    pub(super) transport: Transport,
     pub(super) phase: Phase,
     pub(super) format: Format,
     /// Pings are frames of the wire, for clients that cannot see the protocol's.
@@ -103,6 +104,14 @@ pub(super) struct Session {
     pub(super) _places: (PlaceGuard, Option<UserPlaceGuard>),
 }
 
+/// How a session's frames leave the node.
+pub(super) enum Transport {
+    /// They are written to its socket.
+    Socket(Rc<TcpStream>),
+    /// The body of a response takes them.
+    Events(Box<Events>),
+}
+
 /// One address that a session follows, and where the session stands in the address's list of members.
 pub(super) struct Subscription {
     pub(super) address: Address,
@@ -137,7 +146,6 @@ impl Session {
     }
 
     /// What a resume ticket tells of it.
-    #[expect(dead_code, reason = "nothing seals yet")]
     pub(super) fn pass(&self) -> Pass {
         Pass {
             user: self.user.clone(),
@@ -160,16 +168,21 @@ impl Session {
         match self.phase {
             Phase::Closing { until, .. } | Phase::Lingering { until } => Some(until),
             Phase::Open => {
+                let (heard, renewal) = match &self.transport {
+                    Transport::Socket(_) => (self.heard, 0),
+                    // Nothing comes from the client, so only what is written counts.
+                    Transport::Events(events) => (self.sent, events.renewal),
+                };
                 let heartbeat = match (self.interval, self.pinged) {
                     (0, _) => 0,
-                    (interval, 0) => self.heard.min(self.sent).saturating_add(interval),
+                    (interval, 0) => heard.min(self.sent).saturating_add(interval),
                     (_, pinged) => pinged.saturating_add(pong_timeout),
                 };
                 let message = match self.unfinished {
                     0 => 0,
                     began => began.saturating_add(message_timeout),
                 };
-                [heartbeat, message, self.ends, self.slot]
+                [heartbeat, message, renewal, self.ends, self.slot]
                     .into_iter()
                     .filter(|at| *at > 0)
                     .min()

@@ -10,12 +10,13 @@ use tokio::task::spawn_local;
 use super::admission::{Bucket, PlaceGuard};
 use super::delivery::UserPlaceGuard;
 use super::reservation::Reservation;
-use super::session::{Acks, Phase, Session};
+use super::session::{Acks, Phase, Session, SessionKey, Transport};
 use super::state::State;
 use super::wheel::ticks;
 use super::{Format, Hub, SubscribeRule, UserLimit, reader};
 use crate::backplane::{From, Opened};
-use crate::model::{Address, ChannelName, Grant, Lineage, Origin, Since};
+use crate::model::{Address, ChannelName, DeviceName, Grant, Origin, Position, Since, UserId};
+use crate::tickets::Pass;
 use crate::wire::frames::{ErrorCode, ServerFrame};
 
 /// One core's share of a node. Lives on its thread; everything in it is touched by that thread alone.
@@ -40,6 +41,10 @@ pub struct Asked {
     pub since: Option<Since>,
     /// Channels of the query and where it begins in each; the ticket's come on top.
     pub channels: Vec<(ChannelName, Since)>,
+    /// How far it says it has got in channels: it begins there if it subscribes to them.
+    pub reached: Vec<(ChannelName, Since)>,
+    /// It says so of its inbox too, which is an acknowledgement by its device.
+    pub acknowledges: bool,
     /// Who moves its cursor; unless set, the node for a connection without a device.
     pub acks: Option<Acks>,
     /// The page that it is from.
@@ -153,7 +158,7 @@ impl Shard {
         let mut channels: Vec<Followed> = Vec::new();
         let mut refused = Vec::new();
         let named = |channel: &ChannelName| {
-            let mut named = asked.channels.iter();
+            let mut named = asked.reached.iter().chain(&asked.channels);
             named
                 .find(|(name, _)| name == channel)
                 .map(|(_, since)| *since)
@@ -226,6 +231,21 @@ impl Shard {
     /// what the client sent behind its handshake.
     pub fn admit(self: &Rc<Self>, prepared: Prepared, stream: TcpStream, early: Vec<u8>) {
         let stream = Rc::new(stream);
+        let Some(key) = self.begin(prepared, Transport::Socket(stream.clone())) else {
+            return;
+        };
+        let task = spawn_local(reader::read_loop(self.clone(), key, stream, early));
+        if let Some(session) = self.state.borrow_mut().get(key) {
+            session.reader = Some(task.abort_handle());
+        }
+    }
+
+    /// Makes a session, and queues what comes first; `None` if another one has taken its place already.
+    pub(super) fn begin(
+        self: &Rc<Self>,
+        prepared: Prepared,
+        transport: Transport,
+    ) -> Option<SessionKey> {
         let Prepared {
             grant,
             asked,
@@ -240,7 +260,7 @@ impl Shard {
         if !state.is_reserved(reservation.key) {
             // Another one has taken its place before it was there. The guards look at the state when they go.
             drop(state);
-            return;
+            return None;
         }
         let key = reservation.key;
         let session = self.session(
@@ -248,7 +268,7 @@ impl Shard {
             &reservation,
             &grant,
             &asked,
-            stream.clone(),
+            transport,
             (place, user_place),
         );
         let id = session.id;
@@ -261,6 +281,9 @@ impl Shard {
         self.join(&mut state, key, inbox.0.address.clone(), start(&inbox));
         let heartbeat = self.hub.heartbeat.interval.as_secs();
         let device = grant.device.as_ref();
+        if asked.format.is_events() {
+            state.push_retry(key);
+        }
         if !asked.is_echo() {
             let welcome = ServerFrame::Welcome {
                 connection: id.to_string(),
@@ -301,10 +324,6 @@ impl Shard {
             );
         }
         self.hub.metrics.handshakes.inc();
-        let task = spawn_local(reader::read_loop(self.clone(), key, stream, early));
-        if let Some(session) = state.get(key) {
-            session.reader = Some(task.abort_handle());
-        }
         state.flush(key);
         state.rearm(key);
         // The holds look at the state when they go.
@@ -315,6 +334,7 @@ impl Shard {
             let router = self.hub.router.clone();
             spawn_local(async move { router.replace(resumes.replaces).await });
         }
+        Some(key)
     }
 
     fn session(
@@ -323,29 +343,20 @@ impl Shard {
         reservation: &Reservation,
         grant: &Grant,
         asked: &Asked,
-        stream: Rc<TcpStream>,
+        transport: Transport,
         places: (PlaceGuard, Option<UserPlaceGuard>),
     ) -> Session {
         let now = state.wheel.tick(Instant::now());
         let interval = ticks(self.hub.heartbeat.interval);
         let rate = self.hub.limits.client_frames_per_second;
-        let lineage = match &grant.resumes {
-            Some(resumes) => resumes.lineage,
-            None => Lineage {
-                first: reservation.connection(),
-                since: reservation.since,
-                ends: grant
-                    .session_seconds
-                    .map(|s| reservation.since.saturating_add(s.saturating_mul(1000))),
-            },
-        };
+        let lineage = reservation.lineage(grant);
         Session {
             id: reservation.connection(),
             user: grant.user.clone(),
             device: grant.device.clone(),
             claims: grant.claims.clone(),
             connected_at: SystemTime::now(),
-            stream,
+            transport,
             phase: Phase::Open,
             format: asked.format,
             ping_frame: asked.ping_frame,
@@ -376,7 +387,7 @@ impl Shard {
             }),
             slot: 0,
             errors: 0,
-            frames: (rate > 0 && !asked.is_echo())
+            frames: (rate > 0 && !asked.is_echo() && !asked.format.is_events())
                 .then(|| Box::new(Bucket::new(rate, Instant::now()))),
             subscriptions: Vec::with_capacity(1),
             origin: asked.origin.clone(),
@@ -384,6 +395,38 @@ impl Shard {
             granted: grant.channels.to_vec(),
             _places: places,
         }
+    }
+}
+
+impl Prepared {
+    /// What a resume ticket tells of the session.
+    pub(super) fn pass(&self) -> Pass {
+        let channels = self.channels.iter().map(|(hold, _)| &hold.address);
+        let subscribed = channels.filter_map(|address| match address {
+            Address::Channel(channel) => Some(channel.clone()),
+            _ => None,
+        });
+        Pass {
+            subscribed: subscribed.collect(),
+            ..Shard::pass(&self.grant, &self.reservation, &self.asked)
+        }
+    }
+
+    /// Where it begins in the channels that are kept.
+    pub(super) fn positions(&self) -> Vec<(ChannelName, Position)> {
+        let position = |(hold, opened): &Followed| match (&hold.address, opened) {
+            (Address::Channel(channel), Some(opened)) => Some((channel.clone(), opened.start)),
+            _ => None,
+        };
+        self.channels.iter().filter_map(position).collect()
+    }
+
+    /// What its device acknowledges by where it begins: a position that its inbox has.
+    pub(super) fn acknowledged(&self) -> Option<(UserId, DeviceName, Position)> {
+        let opened = self.inbox.1.filter(|_| self.asked.acknowledges)?;
+        let device = self.grant.device.clone()?;
+        let known = opened.recovered == Some(true);
+        known.then(|| (self.grant.user.clone(), device, opened.start))
     }
 }
 

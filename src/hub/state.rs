@@ -15,7 +15,7 @@ use super::cursors::Cursors;
 use super::encoded::Encoded;
 use super::mend::Missing;
 use super::outbox::{OutboxPool, Unsettled, no_slices};
-use super::session::{Acks, Phase, Session, SessionKey, Subscription};
+use super::session::{Acks, Phase, Session, SessionKey, Subscription, Transport};
 use super::stream::{Stream, TaskGuard};
 use super::wheel::{Tick, Wheel, ticks};
 use super::{Hub, encoded::Format};
@@ -77,7 +77,7 @@ pub(super) struct State {
     /// Sessions that the shard's loop must wait for: their sockets are full.
     pub(super) stalled: Vec<SessionKey>,
     /// What was written and queued since it was last settled.
-    unsettled: Unsettled,
+    pub(super) unsettled: Unsettled,
 }
 
 impl State {
@@ -370,13 +370,21 @@ impl State {
         if node_full || (waits > 0 && waits + frame.len() > self.hub.limits.outbox_bytes) {
             return Pushed::Full;
         }
+        if let Some(position) = encoded.inbox_position() {
+            session.reached = Some(position);
+        }
+        if let Transport::Events(events) = &mut session.transport
+            && let Some(id) = events.moved(encoded.message(), session.reached)
+        {
+            // A buffer of its own, so that the frame stays shared. Should the frame go before it is written, the next id
+            // is the one that counts.
+            self.unsettled.outbox_bytes += id.len() as i64;
+            session.outbox.push(id, &mut self.pool);
+        }
         self.unsettled.outbox_bytes += frame.len() as i64;
         session
             .outbox
             .push_message(frame.clone(), encoded, &mut self.pool);
-        if let Some(position) = encoded.inbox_position() {
-            session.reached = Some(position);
-        }
         if !session.queued {
             session.queued = true;
             self.dirty.push(key);
@@ -387,8 +395,13 @@ impl State {
     /// Puts a frame of our own into the outbox of an open session.
     pub(super) fn reply(&mut self, key: SessionKey, frame: &ServerFrame<'_>) {
         let Some(session) = self.get(key) else { return };
-        if session.is_open() && session.format == Format::Json {
-            self.push_frame(key, codec::frame(Opcode::Text, frame.to_json().as_bytes()));
+        match session.format {
+            _ if !session.is_open() => {}
+            Format::Json => {
+                self.push_frame(key, codec::frame(Opcode::Text, frame.to_json().as_bytes()));
+            }
+            Format::Events => self.reply_event(key, frame),
+            Format::Raw => {}
         }
     }
 
@@ -436,7 +449,7 @@ impl State {
                 reset: false,
             },
         };
-        let code = reason.code();
+        let (code, events) = (reason.code(), session.format.is_events());
         if matches!(reason, CloseReason::SlowConsumer) {
             let before = session.outbox.bytes();
             session.outbox.clear_unwritten();
@@ -444,7 +457,11 @@ impl State {
             self.unsettled.outbox_bytes -= dropped as i64;
         }
         self.hub.metrics.closed(code.get(), reason.name());
-        self.push_frame(key, codec::close_frame(code, text.unwrap_or(reason.name())));
+        let text = text.unwrap_or(reason.name());
+        match events {
+            true => self.push_farewell(key, reason, text),
+            false => self.push_frame(key, codec::close_frame(code, text)),
+        }
         self.detach_all(key);
         self.flush(key);
         self.rearm(key);
@@ -496,7 +513,7 @@ impl State {
         }
         self.detach_all(key);
         let slot = &mut self.slots[key.slot as usize];
-        let Some(session) = slot.session.take() else {
+        let Some(mut session) = slot.session.take() else {
             return;
         };
         slot.generation = slot.generation.wrapping_add(1);
@@ -504,9 +521,13 @@ impl State {
         if session.is_open() {
             self.hub.metrics.closed(1006, CloseReason::Lost.name());
         }
-        if reset {
+        match &mut session.transport {
             // The kernel would go on offering what the client does not take.
-            let _ = SockRef::from(&*session.stream).set_linger(Some(Duration::ZERO));
+            Transport::Socket(stream) if reset => {
+                let _ = SockRef::from(&**stream).set_linger(Some(Duration::ZERO));
+            }
+            Transport::Socket(_) => {}
+            Transport::Events(events) => events.wake(),
         }
         self.unsettled.outbox_bytes -= session.outbox.bytes() as i64;
         self.settle();
@@ -516,14 +537,16 @@ impl State {
     /// Writes what a session's socket takes of its outbox.
     pub(super) fn flush(&mut self, key: SessionKey) {
         let now = Instant::now();
-        let (millis, tick) = (self.millis(now), self.wheel.tick(now));
         let Some(session) = live(&mut self.slots, key) else {
             return;
         };
         if session.blocked.is_some() || session.outbox.is_empty() {
             return;
         }
-        let stream = Rc::clone(&session.stream);
+        let stream = match &mut session.transport {
+            Transport::Socket(stream) => Rc::clone(stream),
+            Transport::Events(events) => return events.wake(),
+        };
         let unsettled = &mut self.unsettled;
         unsettled.outbox_bytes -= session.outbox.drop_expired(unix_millis) as i64;
         let failed = loop {
@@ -548,6 +571,38 @@ impl State {
                 Err(_) => break true,
             }
         };
+        if failed {
+            return self.remove(key, false);
+        }
+        self.wrote(key, now);
+        if let Some(session) = self.get(key)
+            && session.outbox.is_empty()
+            && matches!(session.phase, Phase::Lingering { .. })
+        {
+            let _ = SockRef::from(&*stream).shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Takes frames out of an outbox for who writes them.
+    pub(super) fn take_frames(&mut self, key: SessionKey, most: usize) -> Bytes {
+        let Some(session) = live(&mut self.slots, key) else {
+            return Bytes::new();
+        };
+        let (bytes, frames) = session.outbox.take(most, &mut self.pool);
+        let unsettled = &mut self.unsettled;
+        unsettled.outbox_bytes -= bytes.len() as i64;
+        unsettled.writes += 1;
+        unsettled.bytes_out += bytes.len() as u64;
+        unsettled.frames_out += frames;
+        bytes
+    }
+
+    /// Something of a session was written: who waits for room, and its cursor, follow.
+    pub(super) fn wrote(&mut self, key: SessionKey, now: Instant) {
+        let (millis, tick) = (self.millis(now), self.wheel.tick(now));
+        let Some(session) = live(&mut self.slots, key) else {
+            return;
+        };
         session.last_write = millis;
         session.sent = tick;
         if session.outbox.bytes() <= self.hub.limits.outbox_bytes / 4
@@ -559,15 +614,9 @@ impl State {
             && session.outbox.is_empty()
             && let Some(reached) = session.reached
             && session.told != reached.offset
-            && !failed
         {
             session.told = reached.offset;
             self.cursors.written(session.user.clone(), reached);
-        }
-        if failed {
-            self.remove(key, false);
-        } else if session.outbox.is_empty() && matches!(session.phase, Phase::Lingering { .. }) {
-            let _ = SockRef::from(&*stream).shutdown(Shutdown::Write);
         }
     }
 
@@ -643,6 +692,10 @@ impl State {
                     .next_due(pong_timeout, message_timeout)
                     .is_some_and(|due| due <= now) =>
             {
+                if session.format.is_events() {
+                    self.beat_events(key, now);
+                    return self.rearm(key);
+                }
                 if session.pinged > 0 {
                     return self.close(key, CloseReason::NoPong, None);
                 }

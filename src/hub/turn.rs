@@ -8,7 +8,7 @@ use tokio::task::spawn_local;
 use super::close::CloseReason;
 use super::command::Command;
 use super::mend::Missing;
-use super::session::{Session, SessionKey};
+use super::session::{Session, SessionKey, Transport};
 use super::shard::Shard;
 use super::state::{Followers, State};
 use super::wheel::{TICK, ticks};
@@ -16,6 +16,7 @@ use crate::backplane::From;
 use crate::model::{
     Address, Ask, ChannelName, ConnectionInfo, Member, Members, Said, Sessions, Since,
 };
+use crate::wire::events::CHANNELS_MAX;
 use crate::wire::frames::{ErrorCode, ServerFrame};
 
 /// Commands taken from the queue before anything is written.
@@ -123,7 +124,10 @@ impl Shard {
             let Some(session) = state.get(key) else {
                 continue;
             };
-            let stream = session.stream.clone();
+            let Transport::Socket(stream) = &session.transport else {
+                continue;
+            };
+            let stream = stream.clone();
             let shard = self.clone();
             let task = spawn_local(async move {
                 // An error shows at the next write.
@@ -333,9 +337,12 @@ impl Shard {
         {
             let mut state = self.state.borrow_mut();
             for key in self.find(&mut state, &sessions) {
-                let limit = self.hub.limits.subscriptions;
                 let Some(session) = state.get(key) else {
                     continue;
+                };
+                let limit = match session.format.is_events() {
+                    true => self.hub.limits.subscriptions.min(CHANNELS_MAX),
+                    false => self.hub.limits.subscriptions,
                 };
                 if !session.granted.contains(&channel) && session.granted.len() < limit {
                     session.granted.push(channel.clone());
@@ -345,6 +352,7 @@ impl Shard {
                         continue;
                     }
                     self.join(&mut state, key, address.clone(), start);
+                    state.resubscribed(key);
                     state.reply(
                         key,
                         &ServerFrame::Subscribed {
@@ -374,6 +382,7 @@ impl Shard {
             }
             if state.detach(key, &address) {
                 applied += 1;
+                state.resubscribed(key);
                 state.reply(
                     key,
                     &ServerFrame::Unsubscribed {

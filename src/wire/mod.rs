@@ -2,4 +2,5 @@
 //! knows no socket, no runtime and no clock.
 
 pub mod codec;
+pub mod events;
 pub mod frames;

@@ -76,30 +76,35 @@ pub(super) async fn tickets(
         Err(refusal) => return refused(refusal),
     };
     let mut response = if request.method() == Method::OPTIONS {
-        preflight()
+        preflight("POST", "authorization, content-type")
     } else {
         let issuing = issue(door, arrival, request);
         arrival.in_time(issuing).await.unwrap_or_else(refused)
     };
-    let headers = response.headers_mut();
+    allow(response.headers_mut(), origin.as_ref());
+    response
+}
+
+/// Lets a page of an allowed origin read an answer.
+pub(super) fn allow(headers: &mut HeaderMap, origin: Option<&Origin>) {
     headers.insert(VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = origin.and_then(|o| HeaderValue::from_str(o.as_str()).ok()) {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     }
-    response
 }
 
-fn preflight() -> Response<Body> {
+/// The answer to a preflight (Fetch standard, section 3.3.2).
+pub(super) fn preflight(methods: &'static str, allowed: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(
         ACCESS_CONTROL_ALLOW_METHODS,
-        HeaderValue::from_static("POST"),
+        HeaderValue::from_static(methods),
     );
     headers.insert(
         ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("authorization, content-type"),
+        HeaderValue::from_static(allowed),
     );
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     response

@@ -9,9 +9,17 @@ use crate::hub::{Acks, Asked, Format};
 use crate::model::{ChannelName, DeviceName, Secret, Since};
 use crate::tickets::{parse_device, parse_since};
 use crate::wire::codec;
+use crate::wire::events::EventId;
 use crate::wire::frames::TICKET_SUBPROTOCOL;
 
-/// A well-formed request for a WebSocket: parsed, nothing decided.
+/// What an `EventSource` comes back with.
+const LAST_EVENT_ID: &str = "last-event-id";
+/// What is said of a Last-Event-ID that no event had.
+const NOT_AN_ID: &str =
+    "Last-Event-ID is not an id that an event had; fetch a new ticket, and open a new EventSource";
+
+/// A well-formed request for a connection: parsed, nothing decided.
+#[derive(Default)]
 pub(super) struct Handshake {
     pub(super) proof: Proof,
     pub(super) asked: Asked,
@@ -19,9 +27,11 @@ pub(super) struct Handshake {
 }
 
 /// What the client shows to be let in.
+#[derive(Default)]
 pub(super) enum Proof {
     Ticket(Secret),
     Jwt(Secret),
+    #[default]
     Nothing,
 }
 
@@ -60,23 +70,47 @@ impl Handshake {
     /// # Errors
     /// What is wrong with them.
     pub(super) fn parse<B>(request: &Request<B>) -> Result<Self, Refusal> {
-        let mut parsed = Self {
-            proof: Proof::Nothing,
-            asked: Asked::default(),
-            device: None,
-        };
-        let mut seen: Vec<String> = Vec::new();
-        for (key, value) in pairs(request.uri().query()) {
-            if seen.contains(&key) {
-                return Err(Refusal::new(
-                    Kind::BadRequest,
-                    format!("the query names {key} twice"),
-                ));
-            }
+        let mut parsed = Self::default();
+        for (key, value) in parameters(request)? {
             parsed.parameter(&key, &value)?;
-            seen.push(key);
         }
         parsed.headers(request.headers())?;
+        Ok(parsed)
+    }
+
+    /// Parses a request for server-sent events: what an `EventSource` comes back with wins over the rest.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn parse_events<B>(request: &Request<B>) -> Result<Self, Refusal> {
+        let mut parsed = Self::default();
+        let header = request.headers().get(LAST_EVENT_ID);
+        let mut last = match header.map(|value| value.to_str()) {
+            None => None,
+            Some(Ok(text)) => Some(text.to_owned()),
+            Some(Err(_)) => return Err(Refusal::new(Kind::Ticket, NOT_AN_ID)),
+        };
+        for (key, value) in parameters(request)? {
+            match (key.as_str(), value.as_str()) {
+                ("lastEventId", _) => last = last.or(Some(value)),
+                ("ping" | "refuse", _) | ("format", "raw") => {
+                    return Err(Refusal::new(
+                        Kind::BadRequest,
+                        format!("{key}={value} is for WebSockets; leave it out at /sse"),
+                    ));
+                }
+                _ => parsed.parameter(&key, &value)?,
+            }
+        }
+        parsed.headers(request.headers())?;
+        parsed.asked.format = Format::Events;
+        if let Some(text) = last.filter(|text| !text.is_empty()) {
+            let id = EventId::parse(&text).ok_or_else(|| Refusal::new(Kind::Ticket, NOT_AN_ID))?;
+            parsed.proof = Proof::Ticket(id.ticket);
+            parsed.asked.since = id.inbox.or(parsed.asked.since);
+            parsed.asked.acknowledges = id.inbox.is_some();
+            parsed.asked.reached = id.channels;
+        }
         Ok(parsed)
     }
 
@@ -162,6 +196,21 @@ fn parse_channels(list: &str) -> Result<Vec<(ChannelName, Since)>, Refusal> {
         channels.push((channel, since));
     }
     Ok(channels)
+}
+
+/// The parameters of the query, each once.
+fn parameters<B>(request: &Request<B>) -> Result<Vec<(String, String)>, Refusal> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for (key, value) in pairs(request.uri().query()) {
+        if found.iter().any(|(other, _)| *other == key) {
+            return Err(Refusal::new(
+                Kind::BadRequest,
+                format!("the query names {key} twice"),
+            ));
+        }
+        found.push((key, value));
+    }
+    Ok(found)
 }
 
 fn pairs(query: Option<&str>) -> impl Iterator<Item = (String, String)> {

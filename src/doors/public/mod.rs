@@ -1,12 +1,14 @@
-//! The public door: where browsers and other clients come in. `GET /ws`, `POST /v1/tickets`, and in dev the playground.
+//! The public door: where browsers and other clients come in. `GET /ws`, `GET /sse`, `POST /v1/tickets`, and in dev the playground.
 //! HTTP is hyper's, on the shard's own thread; after an upgrade the TCP stream goes to the shard.
 
+mod answer;
 mod arrival;
 mod cors;
 mod handshake;
 mod playground;
 mod proof;
 mod refusal;
+mod sse;
 mod upgrade;
 
 use std::cell::Cell;
@@ -15,7 +17,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::hub::Shard;
 use crate::tickets::{JwtVerifier, Tickets};
+use answer::Answer;
 use arrival::Arrival;
 use cors::Origins;
 use refusal::{Kind, Refusal};
@@ -68,6 +70,10 @@ impl Public {
 
     /// Serves one connection, on the shard's thread.
     pub fn connection(self: &Arc<Self>, shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
+        give_up_after(
+            &stream,
+            shard.hub.heartbeat.interval + shard.hub.heartbeat.pong_timeout,
+        );
         let limits = &shard.hub.limits;
         let time = limits.handshake_timeout.max(Duration::from_millis(1));
         let mut http = hyper::server::conn::http1::Builder::new();
@@ -106,33 +112,44 @@ impl Public {
         self: &Arc<Self>,
         arrival: &Arrival,
         request: Request<Incoming>,
-    ) -> Response<Body> {
+    ) -> Response<Answer> {
         let refusal = match (request.method(), request.uri().path()) {
-            (_, "/ws") => return upgrade::answer(self, arrival, request, false).await,
+            (_, "/ws") => {
+                let answer = upgrade::answer(self, arrival, request, false).await;
+                return answer.map(Answer::from);
+            }
+            (_, "/sse") => return sse::answer(self, arrival, request).await,
             #[cfg(feature = "echo")]
-            (_, "/echo") => return upgrade::answer(self, arrival, request, true).await,
+            (_, "/echo") => {
+                let answer = upgrade::answer(self, arrival, request, true).await;
+                return answer.map(Answer::from);
+            }
             (&Method::POST | &Method::OPTIONS, "/v1/tickets") => {
-                return cors::tickets(self, arrival, request).await;
+                let answer = cors::tickets(self, arrival, request).await;
+                return answer.map(Answer::from);
             }
             (_, "/v1/tickets") => Refusal::new(
                 Kind::Method,
                 "use POST with Authorization: Bearer <your JWT>",
             ),
-            (_, "/sse") => Refusal::new(
-                Kind::Unimplemented,
-                "server-sent events are not implemented yet; open a WebSocket at /ws",
-            ),
             _ => match &self.playground {
                 Some(playground) => match playground.answer(request).await {
-                    Ok(response) => return response,
+                    Ok(response) => return response.map(Answer::from),
                     Err(refusal) => refusal,
                 },
                 None => not_found(),
             },
         };
         refusal.count(arrival);
-        refusal.response()
+        refusal.response().map(Answer::from)
     }
+}
+
+/// Makes the kernel give a connection up whose client takes nothing for so long; never, if that is zero. While HTTP has
+/// it there are no pings, and an event stream of a client that vanished would stay for many minutes.
+fn give_up_after(stream: &TcpStream, time: Duration) {
+    // Where the system has no such option, TCP gives up by itself, later.
+    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(time));
 }
 
 /// What hyper refused before there was a request. `first` = nothing was asked on this connection yet; a kept connection
@@ -150,6 +167,6 @@ fn cut_off(error: &hyper::Error, first: bool) -> Option<Kind> {
 fn not_found() -> Refusal {
     Refusal::new(
         Kind::NotFound,
-        "there is /ws and POST /v1/tickets here; services use the service door",
+        "there is /ws, /sse and POST /v1/tickets here; services use the service door",
     )
 }

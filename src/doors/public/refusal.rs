@@ -23,8 +23,6 @@ pub(super) enum Kind {
     NotFound,
     /// The playground is not for this page or host.
     Forbidden,
-    /// Something that this version does not do.
-    Unimplemented,
     /// The ticket (or JWT) is missing, unknown, used or expired.
     Ticket,
     /// The page's origin is not allowed.
@@ -59,7 +57,6 @@ impl Kind {
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Unimplemented => StatusCode::NOT_IMPLEMENTED,
             Self::Ticket => StatusCode::UNAUTHORIZED,
             Self::Origin | Self::Ip | Self::Forbidden => StatusCode::FORBIDDEN,
             Self::UserLimit => StatusCode::TOO_MANY_REQUESTS,
@@ -85,7 +82,6 @@ impl Kind {
             Self::Method => "method",
             Self::NotFound => "not_found",
             Self::Forbidden => "forbidden",
-            Self::Unimplemented => "unimplemented",
             Self::Ticket => "ticket",
             Self::Origin => "origin",
             Self::Ip => "ip",
@@ -107,7 +103,6 @@ impl Kind {
             | Self::Method
             | Self::NotFound
             | Self::Forbidden
-            | Self::Unimplemented
             | Self::Origin
             | Self::Ip => CloseCode::CLIENT_ERRORS,
         }

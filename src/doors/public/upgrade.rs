@@ -16,9 +16,9 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use super::arrival::Arrival;
-use super::handshake::{self, Handshake, Proof};
+use super::handshake::{self, Handshake};
 use super::refusal::{Kind, Refusal};
-use super::{Public, proof};
+use super::{Public, give_up_after, proof};
 use crate::hub::{NoPlace, NotAdmitted, PlaceGuard, Prepared, Reservation, Shard};
 use crate::model::Grant;
 use crate::tickets::Opening;
@@ -89,27 +89,14 @@ async fn admit(
     echo: bool,
 ) -> Result<Prepared, Refusal> {
     let mut handshake = if echo {
-        Handshake {
-            proof: Proof::Nothing,
-            asked: Default::default(),
-            device: None,
-        }
+        Handshake::default()
     } else {
         Handshake::parse(request)?
     };
     let origin = door.origins.check(request.headers())?;
     let shard = &arrival.shard;
     let hub = &shard.hub;
-    let place = hub.admission.take(arrival.peer.ip()).map_err(|full| {
-        let why = match full {
-            NoPlace::NodeFull => "this node holds as many connections as it may; come back later",
-            NoPlace::IpFull => {
-                "your address holds as many connections as it may; close one, or come back later"
-            }
-            NoPlace::OverBudget => "too many connections are being opened; come back later",
-        };
-        Refusal::later(Kind::Overloaded, why)
-    })?;
+    let place = take_place(arrival)?;
     let reservation = shard.reserve();
     let opening = Opening {
         connection: reservation.connection(),
@@ -136,6 +123,21 @@ async fn admit(
     prepare(shard, grant, handshake, held).await
 }
 
+/// A place on the node, by the limits of node and address, and a token of the handshake budget.
+pub(super) fn take_place(arrival: &Arrival) -> Result<PlaceGuard, Refusal> {
+    let admission = &arrival.shard.hub.admission;
+    admission.take(arrival.peer.ip()).map_err(|full| {
+        let why = match full {
+            NoPlace::NodeFull => "this node holds as many connections as it may; come back later",
+            NoPlace::IpFull => {
+                "your address holds as many connections as it may; close one, or come back later"
+            }
+            NoPlace::OverBudget => "too many connections are being opened; come back later",
+        };
+        Refusal::later(Kind::Overloaded, why)
+    })
+}
+
 async fn prepare(
     shard: &Rc<Shard>,
     grant: Grant,
@@ -145,19 +147,23 @@ async fn prepare(
     shard
         .prepare(grant, handshake.asked, held)
         .await
-        .map_err(|error| match error {
-            NotAdmitted::UserLimit => Refusal::new(
-                Kind::UserLimit,
-                "this user has as many connections as it may; close one first",
-            ),
-            NotAdmitted::Unavailable(problem) => {
-                tracing::warn!(%problem, "a handshake found no backplane");
-                Refusal::later(
-                    Kind::Unavailable,
-                    "the backplane cannot be reached; come back later",
-                )
-            }
-        })
+        .map_err(not_admitted)
+}
+
+pub(super) fn not_admitted(error: NotAdmitted) -> Refusal {
+    match error {
+        NotAdmitted::UserLimit => Refusal::new(
+            Kind::UserLimit,
+            "this user has as many connections as it may; close one first",
+        ),
+        NotAdmitted::Unavailable(problem) => {
+            tracing::warn!(%problem, "a handshake found no backplane");
+            Refusal::later(
+                Kind::Unavailable,
+                "the backplane cannot be reached; come back later",
+            )
+        }
+    }
 }
 
 fn offers_subprotocol(request: &Request<Incoming>) -> bool {
@@ -190,6 +196,7 @@ async fn take_stream(upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
     let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
     let stream = parts.io.into_inner();
     forget_waker(&stream);
+    give_up_after(&stream, Duration::ZERO);
     // Copied: the buffer that hyper read into would live as long as the session.
     Some((stream, parts.read_buf.to_vec()))
 }
