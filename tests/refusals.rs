@@ -97,8 +97,8 @@ async fn what_is_no_handshake_is_counted_by_its_reason() {
         let url = format!("http://{}{path}", node.at.public);
         node.http.get(url).send().await.expect("answered")
     };
-    assert_eq!(get("/sse").await.status(), 501);
-    until_counted(&node, "refusals", "unimplemented", 1).await;
+    assert_eq!(get("/sse").await.status(), 401);
+    until_counted(&node, "refusals", "ticket", 1).await;
     assert_eq!(get("/nothing").await.status(), 404);
     until_counted(&node, "refusals", "not_found", 1).await;
     // No [jwt], so there is nothing either.

@@ -483,3 +483,20 @@ async fn over_redis_it_goes_on_at_another_node() {
     nodes[0].push("42", json!(6)).await;
     messages(&mut events, [6]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heartbeat_renews_what_opens_and_is_no_event() {
+    let node = node_with(|c| c.heartbeat.renewal = Duration::from_millis(100)).await;
+    let url = query(&node, "42", "").await;
+    let (mut events, _) = join(&node, &url).await;
+    node.push("42", json!(0)).await;
+    messages(&mut events, [0]).await;
+    for _ in 0..2 {
+        events.renewed().await;
+    }
+    let id = events.last_id.clone();
+    drop(events);
+    node.push("42", json!(1)).await;
+    let (mut events, _) = rejoin(&node, &url, &id).await;
+    messages(&mut events, [1]).await;
+}

@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::{Config, Mode};
 use crate::doors::service::ApiKeys;
 use crate::model::UserId;
+use crate::tickets::RESUME_LIFE_MAX;
 
 /// The most that a queue may hold: far beyond use, and far below what its semaphore can count.
 const QUEUE_MAX: usize = 1_000_000;
@@ -83,6 +84,10 @@ impl Config {
             (
                 !heartbeat.interval.is_zero() && heartbeat.pong_timeout.is_zero(),
                 "[heartbeat] pong_timeout must be more than \"0s\"; interval = \"0s\" turns heartbeats off",
+            ),
+            (
+                heartbeat.renewal.is_zero() || heartbeat.renewal > RESUME_LIFE_MAX / 2,
+                "[heartbeat] renewal must be more than \"0s\" and at most \"12h\": resume tickets live 24 h",
             ),
             (
                 !(1..=QUEUE_MAX).contains(&service.stream_window),

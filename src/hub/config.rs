@@ -116,6 +116,9 @@ pub struct HeartbeatConfig {
     /// Silence after a ping before the connection is closed with 4003.
     #[serde(with = "units::duration")]
     pub pong_timeout: Duration,
+    /// How often a heartbeat of an event stream renews the resume ticket that its client comes back with.
+    #[serde(with = "units::duration")]
+    pub renewal: Duration,
 }
 
 impl Default for HeartbeatConfig {
@@ -123,6 +126,7 @@ impl Default for HeartbeatConfig {
         Self {
             interval: Duration::from_secs(25),
             pong_timeout: Duration::from_secs(10),
+            renewal: Duration::from_secs(60 * 60),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -21,8 +21,6 @@ use crate::wire::frames::ServerFrame;
 
 /// Bytes that a body takes at once.
 const TAKEN_MAX: usize = 64 << 10;
-/// How often the resume ticket is renewed.
-const RENEWAL: Duration = Duration::from_secs(60 * 60);
 /// How long a client waits before it comes back, in milliseconds: a crowd that lost its node at once is spread over it.
 const RETRY: std::ops::Range<u64> = 1_000..5_000;
 
@@ -41,13 +39,13 @@ pub(super) struct Events {
 }
 
 impl Events {
-    fn new(ticket: Secret, channels: Vec<(ChannelName, Position)>, now: Tick) -> Self {
+    fn new(ticket: Secret, channels: Vec<(ChannelName, Position)>, renewal: Tick) -> Self {
         Self {
             waker: None,
             ticket,
             stale: false,
             channels,
-            renewal: now + ticks(RENEWAL),
+            renewal,
         }
     }
 
@@ -131,7 +129,8 @@ impl Shard {
         let pass = prepared.pass();
         let ticket = self.hub.resume.seal(&pass, RESUME_LIFE_MAX)?;
         let now = self.state.borrow().wheel.tick(Instant::now());
-        let events = Events::new(ticket, prepared.positions(), now);
+        let renewal = now + ticks(self.hub.heartbeat.renewal);
+        let events = Events::new(ticket, prepared.positions(), renewal);
         let acked = prepared.acknowledged();
         if let Some((user, device, position)) = acked {
             let mut state = self.state.borrow_mut();
@@ -240,7 +239,7 @@ impl State {
             return false;
         };
         // Also where there is none: the old one is good for hours yet, and this is asked again.
-        events.renewal = now + ticks(RENEWAL);
+        events.renewal = now + ticks(hub.heartbeat.renewal);
         match sealed {
             Ok(ticket) => {
                 events.ticket = ticket;
