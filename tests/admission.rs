@@ -197,7 +197,7 @@ async fn a_request_that_is_no_handshake_is_told_what_it_lacks() {
         .send()
         .await
         .expect("answered");
-    assert_eq!(sse.status(), 501);
+    assert_eq!(sse.status(), 401);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -96,6 +96,24 @@ async fn no_ticket_and_no_key_is_ever_logged() {
     ] {
         assert!(connect(&format!("{ws}?{bad}")).await.is_err());
     }
+    // What an event stream comes back with, twice, and once as if it were another's.
+    let sse = format!("http://{public}/sse?ticket={}", tickets[2]);
+    let mut last = String::new();
+    for _ in 0..3 {
+        let request = http.get(&sse).header("last-event-id", &last);
+        let mut events = request.send().await.expect("answered");
+        assert_eq!(events.status(), 200);
+        let first = events.chunk().await.expect("whole").expect("events");
+        let first = String::from_utf8(first.into()).expect("text");
+        let id = first.lines().find_map(|line| line.strip_prefix("id: "));
+        last = id.expect("an id").to_owned();
+        let (ticket, _) = last.split_once('~').expect("a ticket and positions");
+        secrets.push(ticket.to_owned());
+    }
+    let tampered = http
+        .get(&sse)
+        .header("last-event-id", last.replacen("r1.", "r1.A", 1));
+    assert_eq!(tampered.send().await.expect("answered").status(), 401);
     let origin = [("origin", "https://evil.example")];
     assert!(
         connect_with(&format!("{ws}?ticket={}", tickets[3]), &origin)

@@ -500,3 +500,25 @@ async fn a_heartbeat_renews_what_opens_and_is_no_event() {
     let (mut events, _) = rejoin(&node, &url, &id).await;
     messages(&mut events, [1]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_takes_nothing_is_given_up() {
+    let node = node_with(|c| {
+        c.heartbeat.interval = Duration::from_millis(200);
+        c.heartbeat.pong_timeout = Duration::from_millis(300);
+        c.limits.outbox_bytes = 256 << 20;
+    })
+    .await;
+    let (events, _) = join(&node, &query(&node, "42", "").await).await;
+    let filler = "x".repeat(60 << 10);
+    // More than the kernel takes for both ends.
+    for _ in 0..400 {
+        let push = json!({"user_id": "42", "message": filler, "class": "VOLATILE"});
+        assert_eq!(node.post("/v1/push", push).await.0, 200);
+    }
+    until_nobody_is_there(&node).await;
+    let metrics = node.metrics().await;
+    let lost = "tidings_closes_total{code=\"1006\",reason=\"lost\"} 1";
+    assert!(metrics.contains(lost), "{metrics}");
+    drop(events);
+}
