@@ -314,3 +314,22 @@ async fn a_slow_consumer_loses_what_is_superseded_and_not_its_connection() {
     let (code, answer) = node.post("/v1/push", kept).await;
     assert_eq!((code, &answer["field"]), (400, &json!("collapse_key")));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_vanishes_before_its_first_ack_comes_back_to_where_it_began() {
+    let node = node().await;
+    node.push("42", json!(0)).await;
+    let (mut phone, welcome) = node.join("42", "&device=phone").await;
+    assert!(welcome.get("recovered").is_none());
+    messages(&mut phone, 0..1).await;
+    drop(phone);
+    // Another one, without a device, moves the cursor that all of those share.
+    let (mut other, _) = node.join("42", "").await;
+    messages(&mut other, 0..1).await;
+    node.push("42", json!(1)).await;
+    messages(&mut other, 1..2).await;
+    drop(other);
+    let (mut phone, welcome) = node.join("42", "&device=phone").await;
+    assert_eq!(welcome["recovered"], true);
+    messages(&mut phone, 0..2).await;
+}

@@ -279,6 +279,13 @@ impl Shard {
             session.reached = start(&inbox);
         }
         self.join(&mut state, key, inbox.0.address.clone(), start(&inbox));
+        let new_device = asked.since.or(grant.since).is_none()
+            && inbox.1.is_some_and(|opened| opened.recovered.is_none());
+        if let (true, Some(device), Some(start)) = (new_device, &grant.device, start(&inbox)) {
+            // Should it vanish before its first ack, it comes back to where it began, and not to where others are.
+            let device = Some(device.clone());
+            state.cursors.acked(grant.user.clone(), device, start);
+        }
         let heartbeat = self.hub.heartbeat.interval.as_secs();
         let device = grant.device.as_ref();
         if asked.format.is_events() {

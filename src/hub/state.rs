@@ -7,19 +7,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use socket2::SockRef;
-use tokio::sync::Notify;
 
+use super::Hub;
 use super::close::CloseReason;
-use super::command::Delivered;
 use super::cursors::Cursors;
-use super::encoded::Encoded;
-use super::mend::Missing;
+use super::followers::Followers;
 use super::outbox::{OutboxPool, Unsettled, no_slices};
-use super::session::{Acks, Phase, Session, SessionKey, Subscription, Transport};
-use super::stream::{Stream, TaskGuard};
+use super::session::{Acks, Phase, Session, SessionKey, Transport};
 use super::wheel::{Tick, Wheel, ticks};
-use super::{Hub, encoded::Format};
-use crate::model::{Address, Target, unix_millis};
+use crate::model::{Address, unix_millis};
 use crate::wire::codec::{self, CloseCode, Opcode};
 use crate::wire::frames::ServerFrame;
 
@@ -30,32 +26,7 @@ const SLOW_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the end of the stream is awaited after the close frames.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Who follows an address in this shard.
-#[derive(Default)]
-pub(super) struct Followers {
-    pub(super) members: Vec<SessionKey>,
-    /// Handshakes and subscribes that wait for the backplane.
-    pub(super) holds: u32,
-    /// Where the members are in the address's stream, if it is kept, and who is behind; none until it was looked up.
-    pub(super) stream: Option<Box<Stream>>,
-    /// A kept message came before that.
-    pub(super) early: bool,
-}
-
-impl Followers {
-    /// Every session that follows the address.
-    pub(super) fn sessions(&self) -> Vec<SessionKey> {
-        let behind = self.stream.iter().flat_map(|stream| stream.behind());
-        self.members.iter().copied().chain(behind).collect()
-    }
-
-    fn is_empty(&self) -> bool {
-        let level = self.stream.as_ref().is_none_or(|stream| stream.is_level());
-        self.members.is_empty() && self.holds == 0 && level
-    }
-}
-
-struct Slot {
+pub(super) struct Slot {
     generation: u32,
     session: Option<Box<Session>>,
 }
@@ -65,13 +36,13 @@ pub(super) struct State {
     pub(super) hub: Arc<Hub>,
     pub(super) index: usize,
     began: Instant,
-    slots: Vec<Slot>,
+    pub(super) slots: Vec<Slot>,
     free: Vec<u32>,
     pub(super) followers: HashMap<Address, Followers>,
     pub(super) wheel: Wheel<SessionKey>,
     pub(super) dirty: Vec<SessionKey>,
     pub(super) cursors: Cursors,
-    pool: OutboxPool,
+    pub(super) pool: OutboxPool,
     pub(super) pong_timeout: Tick,
     message_timeout: Tick,
     /// Sessions that the shard's loop must wait for: their sockets are full.
@@ -166,264 +137,7 @@ impl State {
         .collect()
     }
 
-    /// Makes a session follow an address.
-    pub(super) fn attach(&mut self, key: SessionKey, address: Address) {
-        let members = &mut self.followers.entry(address.clone()).or_default().members;
-        let place = members.len() as u32;
-        members.push(key);
-        if let Some(session) = self.get(key) {
-            session.subscriptions.push(Subscription { address, place });
-        }
-    }
-
-    /// Makes a session follow an address in whose stream it is behind; this task reads for it.
-    pub(super) fn attach_behind(&mut self, key: SessionKey, address: Address, task: TaskGuard) {
-        if let Some(stream) = self.stream(&address) {
-            stream.falls_behind(key, task);
-        }
-        if let Some(session) = self.get(key) {
-            let place = Subscription::BEHIND;
-            session.subscriptions.push(Subscription { address, place });
-        }
-    }
-
-    /// Makes a session that was behind a member, which then gets what waited for it.
-    pub(super) fn join_members(&mut self, key: SessionKey, address: &Address) {
-        let Some(followers) = self.followers.get_mut(address) else {
-            return;
-        };
-        let waiting = followers.stream.as_mut().and_then(|s| s.catches_up(key));
-        let place = followers.members.len() as u32;
-        followers.members.push(key);
-        let Some(session) = self.get(key) else { return };
-        let mut theirs = session.subscriptions.iter_mut();
-        if let Some(theirs) = theirs.find(|s| s.address == *address) {
-            theirs.place = place;
-        }
-        for encoded in waiting.into_iter().flatten() {
-            self.offer(key, &encoded);
-        }
-    }
-
-    /// Ends that. False if it did not follow it.
-    pub(super) fn detach(&mut self, key: SessionKey, address: &Address) -> bool {
-        let Some(session) = self.get(key) else {
-            return false;
-        };
-        let Some(at) = session
-            .subscriptions
-            .iter()
-            .position(|s| s.address == *address)
-        else {
-            return false;
-        };
-        let place = session.subscriptions.swap_remove(at).place;
-        if session.subscriptions.is_empty() {
-            session.subscriptions = Vec::new();
-        }
-        let Some(followers) = self.followers.get_mut(address) else {
-            return false;
-        };
-        if place == Subscription::BEHIND {
-            followers.stream.as_mut().and_then(|s| s.catches_up(key));
-            self.leave_if_unfollowed(address);
-            return true;
-        }
-        followers.members.swap_remove(place as usize);
-        let moved = followers.members.get(place as usize).copied();
-        if let Some(moved) = moved.and_then(|key| self.get(key))
-            && let Some(theirs) = moved
-                .subscriptions
-                .iter_mut()
-                .find(|s| s.address == *address)
-        {
-            theirs.place = place;
-        }
-        self.leave_if_unfollowed(address);
-        true
-    }
-
-    /// Tells the router once nobody here follows an address.
-    pub(super) fn leave_if_unfollowed(&mut self, address: &Address) {
-        let unfollowed = self.followers.get(address).is_some_and(Followers::is_empty);
-        if unfollowed {
-            self.followers.remove(address);
-            self.hub.unfollow(address, self.index);
-        }
-    }
-
-    /// Puts a message into the outboxes of its sessions, unless something is missing before it.
-    pub(super) fn deliver(&mut self, delivered: Delivered) -> Missing {
-        match &delivered.target {
-            Target::One(Address::Everyone) => {
-                let mut took = 0;
-                for key in self.keys() {
-                    took += u32::from(self.offer(key, &delivered.encoded));
-                }
-                self.took(&delivered, took);
-            }
-            Target::One(address) => {
-                let address = address.clone();
-                return self.deliver_in_order(&address, delivered);
-            }
-            Target::Users(users) => {
-                let mut took = 0;
-                for user in users.iter() {
-                    took += self.deliver_volatile(&Address::User(user.clone()), &delivered.encoded);
-                }
-                self.took(&delivered, took);
-            }
-        }
-        Missing::Nothing
-    }
-
-    /// So many outboxes took a message.
-    pub(super) fn took(&mut self, delivered: &Delivered, outboxes: u32) {
-        if let Some(tally) = &delivered.tally {
-            tally.add(outboxes);
-        }
-        self.hub.metrics.messages_delivered.inc_by(outboxes.into());
-        self.settle();
-    }
-
-    /// To the members of an address, and to who is behind once it has caught up.
-    pub(super) fn deliver_volatile(&mut self, address: &Address, encoded: &Arc<Encoded>) -> u32 {
-        if let Some(stream) = self.stream(address) {
-            let dropped = stream.keep_waiting(encoded);
-            self.hub.metrics.streams.waiting_dropped.inc_by(dropped);
-        }
-        self.deliver_to(address, encoded)
-    }
-
-    /// To the members of an address; answers how many outboxes took it.
-    pub(super) fn deliver_to(&mut self, address: &Address, encoded: &Arc<Encoded>) -> u32 {
-        if encoded.message().is_expired(unix_millis()) {
-            return 0;
-        }
-        // Taken out for the loop, so that sessions can be changed meanwhile; a session that closes in it only leaves
-        // its phase, it is detached later.
-        let Some(followers) = self.followers.get_mut(address) else {
-            return 0;
-        };
-        let members = std::mem::take(&mut followers.members);
-        let mut slow = Vec::new();
-        let mut took = 0;
-        for key in &members {
-            match self.push(*key, encoded) {
-                Pushed::Taken => took += 1,
-                Pushed::Full => slow.push(*key),
-                Pushed::Closed => {}
-            }
-        }
-        if let Some(followers) = self.followers.get_mut(address) {
-            followers.members = members;
-        }
-        for key in slow {
-            took += u32::from(self.offer(key, encoded));
-        }
-        took
-    }
-
-    /// Puts a message into one outbox, after a try to make room; a session without room is a slow consumer.
-    fn offer(&mut self, key: SessionKey, encoded: &Arc<Encoded>) -> bool {
-        if self.push(key, encoded) == Pushed::Full {
-            self.flush(key);
-            if self.push(key, encoded) == Pushed::Full {
-                self.close_slow(key);
-                return false;
-            }
-        }
-        self.get(key).is_some_and(|s| s.is_open())
-    }
-
-    /// Puts a message of the past into an outbox, if that leaves half of it to what comes now. True if there is nothing
-    /// more to do.
-    pub(super) fn replay(&mut self, key: SessionKey, encoded: &Arc<Encoded>) -> bool {
-        let most = self.hub.limits.outbox_bytes / 2;
-        let waits = self.get(key).map_or(0, |session| session.outbox.bytes());
-        if waits > 0 && waits + encoded.frame(Format::Json).len() > most {
-            self.flush(key);
-            return false;
-        }
-        self.push(key, encoded) != Pushed::Full
-    }
-
-    /// Told when a session's outbox has room again.
-    pub(super) fn room_of(&mut self, key: SessionKey) -> Rc<Notify> {
-        let session = self.get(key);
-        session.map_or_else(Rc::default, |s| s.room.get_or_insert_default().clone())
-    }
-
-    fn push(&mut self, key: SessionKey, encoded: &Arc<Encoded>) -> Pushed {
-        let Some(session) = live(&mut self.slots, key) else {
-            return Pushed::Closed;
-        };
-        if !session.is_open() {
-            return Pushed::Closed;
-        }
-        let frame = encoded.frame(session.format);
-        self.unsettled.outbox_bytes -= session.outbox.supersede(encoded) as i64;
-        let node_full = !session.outbox.is_empty()
-            && self.unsettled.node_outbox_bytes(&self.hub) + frame.len()
-                > self.hub.outbox_bytes_max;
-        let waits = session.outbox.bytes();
-        if node_full || (waits > 0 && waits + frame.len() > self.hub.limits.outbox_bytes) {
-            return Pushed::Full;
-        }
-        if let Some(position) = encoded.inbox_position() {
-            session.reached = Some(position);
-        }
-        if let Transport::Events(events) = &mut session.transport
-            && let Some(id) = events.moved(encoded.message(), session.reached)
-        {
-            // A buffer of its own, so that the frame stays shared. Should the frame go before it is written, the next id
-            // is the one that counts.
-            self.unsettled.outbox_bytes += id.len() as i64;
-            session.outbox.push(id, &mut self.pool);
-        }
-        self.unsettled.outbox_bytes += frame.len() as i64;
-        session
-            .outbox
-            .push_message(frame.clone(), encoded, &mut self.pool);
-        if !session.queued {
-            session.queued = true;
-            self.dirty.push(key);
-        }
-        Pushed::Taken
-    }
-
-    /// Puts a frame of our own into the outbox of an open session.
-    pub(super) fn reply(&mut self, key: SessionKey, frame: &ServerFrame<'_>) {
-        let Some(session) = self.get(key) else { return };
-        match session.format {
-            _ if !session.is_open() => {}
-            Format::Json => {
-                self.push_frame(key, codec::frame(Opcode::Text, frame.to_json().as_bytes()));
-            }
-            Format::Events => self.reply_event(key, frame),
-            Format::Raw => {}
-        }
-    }
-
-    /// Puts an encoded frame into an outbox, whatever the phase. One that does not fit makes a slow consumer.
-    pub(super) fn push_frame(&mut self, key: SessionKey, frame: Bytes) {
-        let limit = self.hub.limits.outbox_bytes;
-        let Some(session) = live(&mut self.slots, key) else {
-            return;
-        };
-        if session.is_open() && session.outbox.bytes() > limit {
-            self.close_slow(key);
-            return;
-        }
-        self.unsettled.outbox_bytes += frame.len() as i64;
-        session.outbox.push(frame, &mut self.pool);
-        if !session.queued {
-            session.queued = true;
-            self.dirty.push(key);
-        }
-    }
-
-    fn close_slow(&mut self, key: SessionKey) {
+    pub(super) fn close_slow(&mut self, key: SessionKey) {
         self.hub.metrics.slow_consumers.inc();
         self.close(key, CloseReason::SlowConsumer, None);
     }
@@ -489,21 +203,6 @@ impl State {
         }
         self.flush(key);
         self.rearm(key);
-    }
-
-    fn detach_all(&mut self, key: SessionKey) {
-        if let Some(session) = live(&mut self.slots, key)
-            && session.acks == Acks::Auto
-        {
-            self.cursors.hurry(&session.user);
-        }
-        while let Some(address) = self
-            .get(key)
-            .and_then(|s| s.subscriptions.last())
-            .map(|s| s.address.clone())
-        {
-            self.detach(key, &address);
-        }
     }
 
     /// Ends a session at once: its socket is closed, or reset.
@@ -713,16 +412,9 @@ impl State {
     }
 }
 
-fn live(slots: &mut [Slot], key: SessionKey) -> Option<&mut Session> {
+pub(super) fn live(slots: &mut [Slot], key: SessionKey) -> Option<&mut Session> {
     let slot = slots.get_mut(key.slot as usize)?;
     (slot.generation == key.generation)
         .then_some(slot.session.as_deref_mut())
         .flatten()
-}
-
-#[derive(PartialEq, Eq)]
-enum Pushed {
-    Taken,
-    Full,
-    Closed,
 }
