@@ -74,7 +74,9 @@ async fn redis_goes_away_under_load(away: Away) {
         stop.store(true, Ordering::Release);
     };
     let (outcomes, ()) = tokio::join!(pushers, scenario);
-    assert!(outcomes.iter().any(|outcome| outcome.status == 503));
+    // What was under way when Redis went is tried again until its deadline, and may be all that the load has tried.
+    let missed = |status| matches!(status, 503 | 504);
+    assert!(outcomes.iter().any(|outcome| missed(outcome.status)));
     reunited(&nodes, &devices).await;
     assert_honest(&outcomes, &devices);
 }
