@@ -98,7 +98,7 @@ fn a_wrong_file_is_told_with_line_key_and_fix() {
         ),
         (
             "[[sources]]\nkind = \"kafka\"\ntopic = \"a\"\n",
-            "tidings.toml:2: `sources.kind`: `kafka` is not one of `redis-pubsub` or `redis-stream`",
+            "tidings.toml:2: `sources.kind`: `kafka` is not there: this version has `redis-pubsub` or `redis-stream` alone",
         ),
         (
             "[[sources]]\nkind = \"redis-pubsub\"\ntopic = \"a\"\ngroup = \"g\"\n",
