@@ -974,8 +974,12 @@ type BroadcastResponse struct {
 	Duplicate        bool                    `protobuf:"varint,7,opt,name=duplicate,proto3" json:"duplicate,omitempty"`
 	Durability       PushResponse_Durability `protobuf:"varint,8,opt,name=durability,proto3,enum=tidings.v1.PushResponse_Durability" json:"durability,omitempty"`
 	Degraded         bool                    `protobuf:"varint,9,opt,name=degraded,proto3" json:"degraded,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// For how many users it was accepted.
+	Accepted uint32 `protobuf:"varint,10,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	// A retry with the same idempotency_key completes it.
+	Failures      []*BroadcastResponse_Failure `protobuf:"bytes,11,rep,name=failures,proto3" json:"failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BroadcastResponse) Reset() {
@@ -1055,6 +1059,20 @@ func (x *BroadcastResponse) GetDegraded() bool {
 		return x.Degraded
 	}
 	return false
+}
+
+func (x *BroadcastResponse) GetAccepted() uint32 {
+	if x != nil {
+		return x.Accepted
+	}
+	return 0
+}
+
+func (x *BroadcastResponse) GetFailures() []*BroadcastResponse_Failure {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
 }
 
 type PublishRequest struct {
@@ -2171,8 +2189,13 @@ func (x *PresenceRequest) GetChannel() string {
 }
 
 type PresenceResponse struct {
-	state         protoimpl.MessageState     `protogen:"open.v1"`
-	Members       []*PresenceResponse_Member `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Connections that subscribe to it; at most 10,000 are listed.
+	Members []*PresenceResponse_Member `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	// How many there are on the nodes that answered.
+	Total uint32 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	// Nodes that did not answer in time.
+	Unknown       uint32 `protobuf:"varint,3,opt,name=unknown,proto3" json:"unknown,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2214,11 +2237,27 @@ func (x *PresenceResponse) GetMembers() []*PresenceResponse_Member {
 	return nil
 }
 
+func (x *PresenceResponse) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *PresenceResponse) GetUnknown() uint32 {
+	if x != nil {
+		return x.Unknown
+	}
+	return 0
+}
+
 type HistoryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// user:<id> or channel:<name>
-	Address       string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	Since         string `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// A position, exclusive; empty = from the oldest message on.
+	Since string `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// At most 1,000; 0 = 100.
 	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2276,9 +2315,14 @@ func (x *HistoryRequest) GetLimit() uint32 {
 }
 
 type HistoryResponse struct {
-	state         protoimpl.MessageState   `protogen:"open.v1"`
-	Entries       []*HistoryResponse_Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
-	Position      string                   `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Oldest first, without those whose time to live is over. Fewer than the limit may come before the end: they weigh about
+	// 2 MiB at most.
+	Entries []*HistoryResponse_Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// Where they end: the next `since`. After an answer without entries there are no more.
+	Position string `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`
+	// With `since`: false if something is missing behind it, because it is not kept any more or the stream was lost.
+	Recovered     *bool `protobuf:"varint,3,opt,name=recovered,proto3,oneof" json:"recovered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2325,6 +2369,13 @@ func (x *HistoryResponse) GetPosition() string {
 		return x.Position
 	}
 	return ""
+}
+
+func (x *HistoryResponse) GetRecovered() bool {
+	if x != nil && x.Recovered != nil {
+		return *x.Recovered
+	}
+	return false
 }
 
 type NodesRequest struct {
@@ -2519,18 +2570,72 @@ func (x *ExplainResponse) GetEvents() []*ExplainResponse_Event {
 	return nil
 }
 
+// A user for whom it was not accepted, or of whom nobody knows.
+type BroadcastResponse_Failure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	Error         *status.Status         `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BroadcastResponse_Failure) Reset() {
+	*x = BroadcastResponse_Failure{}
+	mi := &file_tidings_v1_tidings_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BroadcastResponse_Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BroadcastResponse_Failure) ProtoMessage() {}
+
+func (x *BroadcastResponse_Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_tidings_v1_tidings_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BroadcastResponse_Failure.ProtoReflect.Descriptor instead.
+func (*BroadcastResponse_Failure) Descriptor() ([]byte, []int) {
+	return file_tidings_v1_tidings_proto_rawDescGZIP(), []int{6, 0}
+}
+
+func (x *BroadcastResponse_Failure) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *BroadcastResponse_Failure) GetError() *status.Status {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 type PresenceResponse_Member struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	UserId        string                 `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	Connection    string                 `protobuf:"bytes,2,opt,name=connection,proto3" json:"connection,omitempty"`
 	Device        string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
+	Node          string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PresenceResponse_Member) Reset() {
 	*x = PresenceResponse_Member{}
-	mi := &file_tidings_v1_tidings_proto_msgTypes[28]
+	mi := &file_tidings_v1_tidings_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2542,7 +2647,7 @@ func (x *PresenceResponse_Member) String() string {
 func (*PresenceResponse_Member) ProtoMessage() {}
 
 func (x *PresenceResponse_Member) ProtoReflect() protoreflect.Message {
-	mi := &file_tidings_v1_tidings_proto_msgTypes[28]
+	mi := &file_tidings_v1_tidings_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2579,6 +2684,13 @@ func (x *PresenceResponse_Member) GetDevice() string {
 	return ""
 }
 
+func (x *PresenceResponse_Member) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
 type HistoryResponse_Entry struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	MessageId string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
@@ -2595,7 +2707,7 @@ type HistoryResponse_Entry struct {
 
 func (x *HistoryResponse_Entry) Reset() {
 	*x = HistoryResponse_Entry{}
-	mi := &file_tidings_v1_tidings_proto_msgTypes[29]
+	mi := &file_tidings_v1_tidings_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2607,7 +2719,7 @@ func (x *HistoryResponse_Entry) String() string {
 func (*HistoryResponse_Entry) ProtoMessage() {}
 
 func (x *HistoryResponse_Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_tidings_v1_tidings_proto_msgTypes[29]
+	mi := &file_tidings_v1_tidings_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2674,6 +2786,7 @@ type isHistoryResponse_Entry_Body interface {
 }
 
 type HistoryResponse_Entry_Json struct {
+	// Text is a JSON string.
 	Json string `protobuf:"bytes,4,opt,name=json,proto3,oneof"`
 }
 
@@ -2699,7 +2812,7 @@ type NodesResponse_Node struct {
 
 func (x *NodesResponse_Node) Reset() {
 	*x = NodesResponse_Node{}
-	mi := &file_tidings_v1_tidings_proto_msgTypes[30]
+	mi := &file_tidings_v1_tidings_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +2824,7 @@ func (x *NodesResponse_Node) String() string {
 func (*NodesResponse_Node) ProtoMessage() {}
 
 func (x *NodesResponse_Node) ProtoReflect() protoreflect.Message {
-	mi := &file_tidings_v1_tidings_proto_msgTypes[30]
+	mi := &file_tidings_v1_tidings_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +2893,7 @@ type ExplainResponse_Event struct {
 
 func (x *ExplainResponse_Event) Reset() {
 	*x = ExplainResponse_Event{}
-	mi := &file_tidings_v1_tidings_proto_msgTypes[31]
+	mi := &file_tidings_v1_tidings_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2792,7 +2905,7 @@ func (x *ExplainResponse_Event) String() string {
 func (*ExplainResponse_Event) ProtoMessage() {}
 
 func (x *ExplainResponse_Event) ProtoReflect() protoreflect.Message {
-	mi := &file_tidings_v1_tidings_proto_msgTypes[31]
+	mi := &file_tidings_v1_tidings_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2917,7 +3030,7 @@ const file_tidings_v1_tidings_proto_rawDesc = "" +
 	"\bwait_for\x18\b \x01(\x0e2\x1f.tidings.v1.PushRequest.WaitForR\awaitFor\x12<\n" +
 	"\fwait_timeout\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\vwaitTimeoutB\x06\n" +
-	"\x04body\"\xab\x02\n" +
+	"\x04body\"\xd8\x03\n" +
 	"\x11BroadcastResponse\x12*\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x12.tidings.v1.StatusR\x06status\x12\x1d\n" +
 	"\n" +
@@ -2929,7 +3042,13 @@ const file_tidings_v1_tidings_proto_rawDesc = "" +
 	"\n" +
 	"durability\x18\b \x01(\x0e2#.tidings.v1.PushResponse.DurabilityR\n" +
 	"durability\x12\x1a\n" +
-	"\bdegraded\x18\t \x01(\bR\bdegraded\"\xa6\x03\n" +
+	"\bdegraded\x18\t \x01(\bR\bdegraded\x12\x1a\n" +
+	"\baccepted\x18\n" +
+	" \x01(\rR\baccepted\x12A\n" +
+	"\bfailures\x18\v \x03(\v2%.tidings.v1.BroadcastResponse.FailureR\bfailures\x1aL\n" +
+	"\aFailure\x12\x17\n" +
+	"\auser_id\x18\x01 \x01(\tR\x06userId\x12(\n" +
+	"\x05error\x18\x02 \x01(\v2\x12.google.rpc.StatusR\x05error\"\xa6\x03\n" +
 	"\x0ePublishRequest\x12\x18\n" +
 	"\achannel\x18\x01 \x01(\tR\achannel\x12\x1a\n" +
 	"\amessage\x18\x02 \x01(\tH\x00R\amessage\x12\x14\n" +
@@ -3020,22 +3139,26 @@ const file_tidings_v1_tidings_proto_rawDesc = "" +
 	"\aapplied\x18\x01 \x01(\rR\aapplied\x12\x18\n" +
 	"\aunknown\x18\x02 \x01(\rR\aunknown\"+\n" +
 	"\x0fPresenceRequest\x12\x18\n" +
-	"\achannel\x18\x01 \x01(\tR\achannel\"\xac\x01\n" +
+	"\achannel\x18\x01 \x01(\tR\achannel\"\xf0\x01\n" +
 	"\x10PresenceResponse\x12=\n" +
-	"\amembers\x18\x01 \x03(\v2#.tidings.v1.PresenceResponse.MemberR\amembers\x1aY\n" +
+	"\amembers\x18\x01 \x03(\v2#.tidings.v1.PresenceResponse.MemberR\amembers\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\rR\x05total\x12\x18\n" +
+	"\aunknown\x18\x03 \x01(\rR\aunknown\x1am\n" +
 	"\x06Member\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\x12\x1e\n" +
 	"\n" +
 	"connection\x18\x02 \x01(\tR\n" +
 	"connection\x12\x16\n" +
-	"\x06device\x18\x03 \x01(\tR\x06device\"V\n" +
+	"\x06device\x18\x03 \x01(\tR\x06device\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\"V\n" +
 	"\x0eHistoryRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05since\x18\x02 \x01(\tR\x05since\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"\x97\x02\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xc8\x02\n" +
 	"\x0fHistoryResponse\x12;\n" +
 	"\aentries\x18\x01 \x03(\v2!.tidings.v1.HistoryResponse.EntryR\aentries\x12\x1a\n" +
-	"\bposition\x18\x02 \x01(\tR\bposition\x1a\xaa\x01\n" +
+	"\bposition\x18\x02 \x01(\tR\bposition\x12!\n" +
+	"\trecovered\x18\x03 \x01(\bH\x00R\trecovered\x88\x01\x01\x1a\xaa\x01\n" +
 	"\x05Entry\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x1a\n" +
@@ -3043,7 +3166,9 @@ const file_tidings_v1_tidings_proto_rawDesc = "" +
 	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
 	"\x04json\x18\x04 \x01(\tH\x00R\x04json\x12\x18\n" +
 	"\x06binary\x18\x05 \x01(\fH\x00R\x06binaryB\x06\n" +
-	"\x04body\"\x0e\n" +
+	"\x04bodyB\f\n" +
+	"\n" +
+	"_recovered\"\x0e\n" +
 	"\fNodesRequest\"\xfc\x01\n" +
 	"\rNodesResponse\x124\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x1e.tidings.v1.NodesResponse.NodeR\x05nodes\x1a\xb4\x01\n" +
@@ -3107,119 +3232,122 @@ func file_tidings_v1_tidings_proto_rawDescGZIP() []byte {
 }
 
 var file_tidings_v1_tidings_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_tidings_v1_tidings_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_tidings_v1_tidings_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_tidings_v1_tidings_proto_goTypes = []any{
-	(Status)(0),                     // 0: tidings.v1.Status
-	(Receipt_Outcome)(0),            // 1: tidings.v1.Receipt.Outcome
-	(PushRequest_Class)(0),          // 2: tidings.v1.PushRequest.Class
-	(PushRequest_WaitFor)(0),        // 3: tidings.v1.PushRequest.WaitFor
-	(PushResponse_Durability)(0),    // 4: tidings.v1.PushResponse.Durability
-	(*Receipt)(nil),                 // 5: tidings.v1.Receipt
-	(*PushRequest)(nil),             // 6: tidings.v1.PushRequest
-	(*PushResponse)(nil),            // 7: tidings.v1.PushResponse
-	(*PushItem)(nil),                // 8: tidings.v1.PushItem
-	(*PushResult)(nil),              // 9: tidings.v1.PushResult
-	(*BroadcastRequest)(nil),        // 10: tidings.v1.BroadcastRequest
-	(*BroadcastResponse)(nil),       // 11: tidings.v1.BroadcastResponse
-	(*PublishRequest)(nil),          // 12: tidings.v1.PublishRequest
-	(*PublishResponse)(nil),         // 13: tidings.v1.PublishResponse
-	(*IssueTicketRequest)(nil),      // 14: tidings.v1.IssueTicketRequest
-	(*IssueTicketResponse)(nil),     // 15: tidings.v1.IssueTicketResponse
-	(*Connection)(nil),              // 16: tidings.v1.Connection
-	(*WhereIsRequest)(nil),          // 17: tidings.v1.WhereIsRequest
-	(*WhereIsResponse)(nil),         // 18: tidings.v1.WhereIsResponse
-	(*DisconnectRequest)(nil),       // 19: tidings.v1.DisconnectRequest
-	(*DisconnectResponse)(nil),      // 20: tidings.v1.DisconnectResponse
-	(*SubscribeRequest)(nil),        // 21: tidings.v1.SubscribeRequest
-	(*SubscribeResponse)(nil),       // 22: tidings.v1.SubscribeResponse
-	(*UnsubscribeRequest)(nil),      // 23: tidings.v1.UnsubscribeRequest
-	(*UnsubscribeResponse)(nil),     // 24: tidings.v1.UnsubscribeResponse
-	(*PresenceRequest)(nil),         // 25: tidings.v1.PresenceRequest
-	(*PresenceResponse)(nil),        // 26: tidings.v1.PresenceResponse
-	(*HistoryRequest)(nil),          // 27: tidings.v1.HistoryRequest
-	(*HistoryResponse)(nil),         // 28: tidings.v1.HistoryResponse
-	(*NodesRequest)(nil),            // 29: tidings.v1.NodesRequest
-	(*NodesResponse)(nil),           // 30: tidings.v1.NodesResponse
-	(*ExplainRequest)(nil),          // 31: tidings.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 32: tidings.v1.ExplainResponse
-	(*PresenceResponse_Member)(nil), // 33: tidings.v1.PresenceResponse.Member
-	(*HistoryResponse_Entry)(nil),   // 34: tidings.v1.HistoryResponse.Entry
-	(*NodesResponse_Node)(nil),      // 35: tidings.v1.NodesResponse.Node
-	(*ExplainResponse_Event)(nil),   // 36: tidings.v1.ExplainResponse.Event
-	(*durationpb.Duration)(nil),     // 37: google.protobuf.Duration
-	(*status.Status)(nil),           // 38: google.rpc.Status
-	(*timestamppb.Timestamp)(nil),   // 39: google.protobuf.Timestamp
+	(Status)(0),                       // 0: tidings.v1.Status
+	(Receipt_Outcome)(0),              // 1: tidings.v1.Receipt.Outcome
+	(PushRequest_Class)(0),            // 2: tidings.v1.PushRequest.Class
+	(PushRequest_WaitFor)(0),          // 3: tidings.v1.PushRequest.WaitFor
+	(PushResponse_Durability)(0),      // 4: tidings.v1.PushResponse.Durability
+	(*Receipt)(nil),                   // 5: tidings.v1.Receipt
+	(*PushRequest)(nil),               // 6: tidings.v1.PushRequest
+	(*PushResponse)(nil),              // 7: tidings.v1.PushResponse
+	(*PushItem)(nil),                  // 8: tidings.v1.PushItem
+	(*PushResult)(nil),                // 9: tidings.v1.PushResult
+	(*BroadcastRequest)(nil),          // 10: tidings.v1.BroadcastRequest
+	(*BroadcastResponse)(nil),         // 11: tidings.v1.BroadcastResponse
+	(*PublishRequest)(nil),            // 12: tidings.v1.PublishRequest
+	(*PublishResponse)(nil),           // 13: tidings.v1.PublishResponse
+	(*IssueTicketRequest)(nil),        // 14: tidings.v1.IssueTicketRequest
+	(*IssueTicketResponse)(nil),       // 15: tidings.v1.IssueTicketResponse
+	(*Connection)(nil),                // 16: tidings.v1.Connection
+	(*WhereIsRequest)(nil),            // 17: tidings.v1.WhereIsRequest
+	(*WhereIsResponse)(nil),           // 18: tidings.v1.WhereIsResponse
+	(*DisconnectRequest)(nil),         // 19: tidings.v1.DisconnectRequest
+	(*DisconnectResponse)(nil),        // 20: tidings.v1.DisconnectResponse
+	(*SubscribeRequest)(nil),          // 21: tidings.v1.SubscribeRequest
+	(*SubscribeResponse)(nil),         // 22: tidings.v1.SubscribeResponse
+	(*UnsubscribeRequest)(nil),        // 23: tidings.v1.UnsubscribeRequest
+	(*UnsubscribeResponse)(nil),       // 24: tidings.v1.UnsubscribeResponse
+	(*PresenceRequest)(nil),           // 25: tidings.v1.PresenceRequest
+	(*PresenceResponse)(nil),          // 26: tidings.v1.PresenceResponse
+	(*HistoryRequest)(nil),            // 27: tidings.v1.HistoryRequest
+	(*HistoryResponse)(nil),           // 28: tidings.v1.HistoryResponse
+	(*NodesRequest)(nil),              // 29: tidings.v1.NodesRequest
+	(*NodesResponse)(nil),             // 30: tidings.v1.NodesResponse
+	(*ExplainRequest)(nil),            // 31: tidings.v1.ExplainRequest
+	(*ExplainResponse)(nil),           // 32: tidings.v1.ExplainResponse
+	(*BroadcastResponse_Failure)(nil), // 33: tidings.v1.BroadcastResponse.Failure
+	(*PresenceResponse_Member)(nil),   // 34: tidings.v1.PresenceResponse.Member
+	(*HistoryResponse_Entry)(nil),     // 35: tidings.v1.HistoryResponse.Entry
+	(*NodesResponse_Node)(nil),        // 36: tidings.v1.NodesResponse.Node
+	(*ExplainResponse_Event)(nil),     // 37: tidings.v1.ExplainResponse.Event
+	(*durationpb.Duration)(nil),       // 38: google.protobuf.Duration
+	(*status.Status)(nil),             // 39: google.rpc.Status
+	(*timestamppb.Timestamp)(nil),     // 40: google.protobuf.Timestamp
 }
 var file_tidings_v1_tidings_proto_depIdxs = []int32{
 	1,  // 0: tidings.v1.Receipt.outcome:type_name -> tidings.v1.Receipt.Outcome
-	37, // 1: tidings.v1.Receipt.after:type_name -> google.protobuf.Duration
+	38, // 1: tidings.v1.Receipt.after:type_name -> google.protobuf.Duration
 	2,  // 2: tidings.v1.PushRequest.class:type_name -> tidings.v1.PushRequest.Class
-	37, // 3: tidings.v1.PushRequest.ttl:type_name -> google.protobuf.Duration
+	38, // 3: tidings.v1.PushRequest.ttl:type_name -> google.protobuf.Duration
 	3,  // 4: tidings.v1.PushRequest.wait_for:type_name -> tidings.v1.PushRequest.WaitFor
-	37, // 5: tidings.v1.PushRequest.wait_timeout:type_name -> google.protobuf.Duration
+	38, // 5: tidings.v1.PushRequest.wait_timeout:type_name -> google.protobuf.Duration
 	0,  // 6: tidings.v1.PushResponse.status:type_name -> tidings.v1.Status
 	5,  // 7: tidings.v1.PushResponse.receipts:type_name -> tidings.v1.Receipt
 	4,  // 8: tidings.v1.PushResponse.durability:type_name -> tidings.v1.PushResponse.Durability
 	6,  // 9: tidings.v1.PushItem.push:type_name -> tidings.v1.PushRequest
 	7,  // 10: tidings.v1.PushResult.response:type_name -> tidings.v1.PushResponse
-	38, // 11: tidings.v1.PushResult.error:type_name -> google.rpc.Status
+	39, // 11: tidings.v1.PushResult.error:type_name -> google.rpc.Status
 	2,  // 12: tidings.v1.BroadcastRequest.class:type_name -> tidings.v1.PushRequest.Class
-	37, // 13: tidings.v1.BroadcastRequest.ttl:type_name -> google.protobuf.Duration
+	38, // 13: tidings.v1.BroadcastRequest.ttl:type_name -> google.protobuf.Duration
 	3,  // 14: tidings.v1.BroadcastRequest.wait_for:type_name -> tidings.v1.PushRequest.WaitFor
-	37, // 15: tidings.v1.BroadcastRequest.wait_timeout:type_name -> google.protobuf.Duration
+	38, // 15: tidings.v1.BroadcastRequest.wait_timeout:type_name -> google.protobuf.Duration
 	0,  // 16: tidings.v1.BroadcastResponse.status:type_name -> tidings.v1.Status
 	4,  // 17: tidings.v1.BroadcastResponse.durability:type_name -> tidings.v1.PushResponse.Durability
-	2,  // 18: tidings.v1.PublishRequest.class:type_name -> tidings.v1.PushRequest.Class
-	37, // 19: tidings.v1.PublishRequest.ttl:type_name -> google.protobuf.Duration
-	3,  // 20: tidings.v1.PublishRequest.wait_for:type_name -> tidings.v1.PushRequest.WaitFor
-	37, // 21: tidings.v1.PublishRequest.wait_timeout:type_name -> google.protobuf.Duration
-	0,  // 22: tidings.v1.PublishResponse.status:type_name -> tidings.v1.Status
-	5,  // 23: tidings.v1.PublishResponse.receipts:type_name -> tidings.v1.Receipt
-	4,  // 24: tidings.v1.PublishResponse.durability:type_name -> tidings.v1.PushResponse.Durability
-	37, // 25: tidings.v1.IssueTicketRequest.ttl:type_name -> google.protobuf.Duration
-	39, // 26: tidings.v1.IssueTicketResponse.expires_at:type_name -> google.protobuf.Timestamp
-	39, // 27: tidings.v1.Connection.connected_at:type_name -> google.protobuf.Timestamp
-	16, // 28: tidings.v1.WhereIsResponse.connections:type_name -> tidings.v1.Connection
-	33, // 29: tidings.v1.PresenceResponse.members:type_name -> tidings.v1.PresenceResponse.Member
-	34, // 30: tidings.v1.HistoryResponse.entries:type_name -> tidings.v1.HistoryResponse.Entry
-	35, // 31: tidings.v1.NodesResponse.nodes:type_name -> tidings.v1.NodesResponse.Node
-	39, // 32: tidings.v1.ExplainRequest.from:type_name -> google.protobuf.Timestamp
-	39, // 33: tidings.v1.ExplainRequest.to:type_name -> google.protobuf.Timestamp
-	36, // 34: tidings.v1.ExplainResponse.events:type_name -> tidings.v1.ExplainResponse.Event
-	39, // 35: tidings.v1.HistoryResponse.Entry.time:type_name -> google.protobuf.Timestamp
-	39, // 36: tidings.v1.NodesResponse.Node.since:type_name -> google.protobuf.Timestamp
-	39, // 37: tidings.v1.ExplainResponse.Event.time:type_name -> google.protobuf.Timestamp
-	6,  // 38: tidings.v1.Notification.PushNotification:input_type -> tidings.v1.PushRequest
-	8,  // 39: tidings.v1.Notification.PushNotifications:input_type -> tidings.v1.PushItem
-	10, // 40: tidings.v1.Notification.Broadcast:input_type -> tidings.v1.BroadcastRequest
-	12, // 41: tidings.v1.Notification.Publish:input_type -> tidings.v1.PublishRequest
-	14, // 42: tidings.v1.Tickets.IssueTicket:input_type -> tidings.v1.IssueTicketRequest
-	17, // 43: tidings.v1.Connections.WhereIs:input_type -> tidings.v1.WhereIsRequest
-	19, // 44: tidings.v1.Connections.Disconnect:input_type -> tidings.v1.DisconnectRequest
-	21, // 45: tidings.v1.Connections.Subscribe:input_type -> tidings.v1.SubscribeRequest
-	23, // 46: tidings.v1.Connections.Unsubscribe:input_type -> tidings.v1.UnsubscribeRequest
-	25, // 47: tidings.v1.Connections.Presence:input_type -> tidings.v1.PresenceRequest
-	27, // 48: tidings.v1.Connections.History:input_type -> tidings.v1.HistoryRequest
-	29, // 49: tidings.v1.Connections.Nodes:input_type -> tidings.v1.NodesRequest
-	31, // 50: tidings.v1.Delivery.Explain:input_type -> tidings.v1.ExplainRequest
-	7,  // 51: tidings.v1.Notification.PushNotification:output_type -> tidings.v1.PushResponse
-	9,  // 52: tidings.v1.Notification.PushNotifications:output_type -> tidings.v1.PushResult
-	11, // 53: tidings.v1.Notification.Broadcast:output_type -> tidings.v1.BroadcastResponse
-	13, // 54: tidings.v1.Notification.Publish:output_type -> tidings.v1.PublishResponse
-	15, // 55: tidings.v1.Tickets.IssueTicket:output_type -> tidings.v1.IssueTicketResponse
-	18, // 56: tidings.v1.Connections.WhereIs:output_type -> tidings.v1.WhereIsResponse
-	20, // 57: tidings.v1.Connections.Disconnect:output_type -> tidings.v1.DisconnectResponse
-	22, // 58: tidings.v1.Connections.Subscribe:output_type -> tidings.v1.SubscribeResponse
-	24, // 59: tidings.v1.Connections.Unsubscribe:output_type -> tidings.v1.UnsubscribeResponse
-	26, // 60: tidings.v1.Connections.Presence:output_type -> tidings.v1.PresenceResponse
-	28, // 61: tidings.v1.Connections.History:output_type -> tidings.v1.HistoryResponse
-	30, // 62: tidings.v1.Connections.Nodes:output_type -> tidings.v1.NodesResponse
-	32, // 63: tidings.v1.Delivery.Explain:output_type -> tidings.v1.ExplainResponse
-	51, // [51:64] is the sub-list for method output_type
-	38, // [38:51] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	33, // 18: tidings.v1.BroadcastResponse.failures:type_name -> tidings.v1.BroadcastResponse.Failure
+	2,  // 19: tidings.v1.PublishRequest.class:type_name -> tidings.v1.PushRequest.Class
+	38, // 20: tidings.v1.PublishRequest.ttl:type_name -> google.protobuf.Duration
+	3,  // 21: tidings.v1.PublishRequest.wait_for:type_name -> tidings.v1.PushRequest.WaitFor
+	38, // 22: tidings.v1.PublishRequest.wait_timeout:type_name -> google.protobuf.Duration
+	0,  // 23: tidings.v1.PublishResponse.status:type_name -> tidings.v1.Status
+	5,  // 24: tidings.v1.PublishResponse.receipts:type_name -> tidings.v1.Receipt
+	4,  // 25: tidings.v1.PublishResponse.durability:type_name -> tidings.v1.PushResponse.Durability
+	38, // 26: tidings.v1.IssueTicketRequest.ttl:type_name -> google.protobuf.Duration
+	40, // 27: tidings.v1.IssueTicketResponse.expires_at:type_name -> google.protobuf.Timestamp
+	40, // 28: tidings.v1.Connection.connected_at:type_name -> google.protobuf.Timestamp
+	16, // 29: tidings.v1.WhereIsResponse.connections:type_name -> tidings.v1.Connection
+	34, // 30: tidings.v1.PresenceResponse.members:type_name -> tidings.v1.PresenceResponse.Member
+	35, // 31: tidings.v1.HistoryResponse.entries:type_name -> tidings.v1.HistoryResponse.Entry
+	36, // 32: tidings.v1.NodesResponse.nodes:type_name -> tidings.v1.NodesResponse.Node
+	40, // 33: tidings.v1.ExplainRequest.from:type_name -> google.protobuf.Timestamp
+	40, // 34: tidings.v1.ExplainRequest.to:type_name -> google.protobuf.Timestamp
+	37, // 35: tidings.v1.ExplainResponse.events:type_name -> tidings.v1.ExplainResponse.Event
+	39, // 36: tidings.v1.BroadcastResponse.Failure.error:type_name -> google.rpc.Status
+	40, // 37: tidings.v1.HistoryResponse.Entry.time:type_name -> google.protobuf.Timestamp
+	40, // 38: tidings.v1.NodesResponse.Node.since:type_name -> google.protobuf.Timestamp
+	40, // 39: tidings.v1.ExplainResponse.Event.time:type_name -> google.protobuf.Timestamp
+	6,  // 40: tidings.v1.Notification.PushNotification:input_type -> tidings.v1.PushRequest
+	8,  // 41: tidings.v1.Notification.PushNotifications:input_type -> tidings.v1.PushItem
+	10, // 42: tidings.v1.Notification.Broadcast:input_type -> tidings.v1.BroadcastRequest
+	12, // 43: tidings.v1.Notification.Publish:input_type -> tidings.v1.PublishRequest
+	14, // 44: tidings.v1.Tickets.IssueTicket:input_type -> tidings.v1.IssueTicketRequest
+	17, // 45: tidings.v1.Connections.WhereIs:input_type -> tidings.v1.WhereIsRequest
+	19, // 46: tidings.v1.Connections.Disconnect:input_type -> tidings.v1.DisconnectRequest
+	21, // 47: tidings.v1.Connections.Subscribe:input_type -> tidings.v1.SubscribeRequest
+	23, // 48: tidings.v1.Connections.Unsubscribe:input_type -> tidings.v1.UnsubscribeRequest
+	25, // 49: tidings.v1.Connections.Presence:input_type -> tidings.v1.PresenceRequest
+	27, // 50: tidings.v1.Connections.History:input_type -> tidings.v1.HistoryRequest
+	29, // 51: tidings.v1.Connections.Nodes:input_type -> tidings.v1.NodesRequest
+	31, // 52: tidings.v1.Delivery.Explain:input_type -> tidings.v1.ExplainRequest
+	7,  // 53: tidings.v1.Notification.PushNotification:output_type -> tidings.v1.PushResponse
+	9,  // 54: tidings.v1.Notification.PushNotifications:output_type -> tidings.v1.PushResult
+	11, // 55: tidings.v1.Notification.Broadcast:output_type -> tidings.v1.BroadcastResponse
+	13, // 56: tidings.v1.Notification.Publish:output_type -> tidings.v1.PublishResponse
+	15, // 57: tidings.v1.Tickets.IssueTicket:output_type -> tidings.v1.IssueTicketResponse
+	18, // 58: tidings.v1.Connections.WhereIs:output_type -> tidings.v1.WhereIsResponse
+	20, // 59: tidings.v1.Connections.Disconnect:output_type -> tidings.v1.DisconnectResponse
+	22, // 60: tidings.v1.Connections.Subscribe:output_type -> tidings.v1.SubscribeResponse
+	24, // 61: tidings.v1.Connections.Unsubscribe:output_type -> tidings.v1.UnsubscribeResponse
+	26, // 62: tidings.v1.Connections.Presence:output_type -> tidings.v1.PresenceResponse
+	28, // 63: tidings.v1.Connections.History:output_type -> tidings.v1.HistoryResponse
+	30, // 64: tidings.v1.Connections.Nodes:output_type -> tidings.v1.NodesResponse
+	32, // 65: tidings.v1.Delivery.Explain:output_type -> tidings.v1.ExplainResponse
+	53, // [53:66] is the sub-list for method output_type
+	40, // [40:53] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_tidings_v1_tidings_proto_init() }
@@ -3258,7 +3386,8 @@ func file_tidings_v1_tidings_proto_init() {
 		(*UnsubscribeRequest_UserId)(nil),
 		(*UnsubscribeRequest_Connection)(nil),
 	}
-	file_tidings_v1_tidings_proto_msgTypes[29].OneofWrappers = []any{
+	file_tidings_v1_tidings_proto_msgTypes[23].OneofWrappers = []any{}
+	file_tidings_v1_tidings_proto_msgTypes[30].OneofWrappers = []any{
 		(*HistoryResponse_Entry_Json)(nil),
 		(*HistoryResponse_Entry_Binary)(nil),
 	}
@@ -3268,7 +3397,7 @@ func file_tidings_v1_tidings_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidings_v1_tidings_proto_rawDesc), len(file_tidings_v1_tidings_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   4,
 		},
