@@ -1,6 +1,6 @@
 // Stays connected: a fresh ticket from the page's own backend for each connection, and a wait before the next one that is
 // random, so that a crowd that was dropped together does not come back together, unless the node says when.
-export function listen(onMessage, onState = () => {}) {
+export function listen(onMessage, onState = () => {}, onMissed = () => {}) {
   let failures = 0;
   let since = ""; // where this page is in its inbox
 
@@ -22,10 +22,10 @@ export function listen(onMessage, onState = () => {}) {
         const frame = JSON.parse(data);
         if (frame.position && !frame.channel) since = `&since=${frame.position}`;
         if (frame.type === "message") onMessage(frame);
-        if (frame.type === "gap" || frame.recovered === false) onState("missed some: fetch anew");
+        if (frame.type === "gap" || frame.recovered === false) onMissed(); // fetch your state anew
         if (frame.type === "welcome") {
           failures = 0;
-          if (frame.recovered !== false) onState("connected");
+          onState("connected");
         }
         if (frame.after_ms !== undefined) slot = Date.now() + frame.after_ms; // refused, goaway
         if (frame.type === "goaway") setTimeout(() => socket.close(), frame.after_ms);
