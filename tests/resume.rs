@@ -333,3 +333,61 @@ async fn a_device_that_vanishes_before_its_first_ack_comes_back_to_where_it_bega
     assert_eq!(welcome["recovered"], true);
     messages(&mut phone, 0..2).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_looks_at_what_is_live_alone_leaves_the_rest_to_who_comes_next() {
+    let node = node().await;
+    for n in 0..3 {
+        node.push("42", json!(n)).await;
+    }
+    let (live, _) = node.join("42", "&since=now").await;
+    // Longer than a cursor waits, if there is one.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    drop(live);
+    let (mut socket, _) = node.join("42", "").await;
+    messages(&mut socket, 0..3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_device_and_ack_auto_the_node_moves_the_devices_own_cursor() {
+    let node = node().await;
+    let (mut phone, _) = node.join("42", "&device=phone&ack=auto").await;
+    for n in 0..3 {
+        node.push("42", json!(n)).await;
+    }
+    messages(&mut phone, 0..3).await;
+    let last = messages(&mut phone, []).await;
+    assert!(last.is_empty());
+    drop(phone);
+    until("the session is gone", async || {
+        node.counter("tidings_connections").await == 0
+    })
+    .await;
+    node.push("42", json!(3)).await;
+    let (mut phone, welcome) = node.join("42", "&device=phone&ack=auto").await;
+    assert_eq!(welcome["recovered"], true);
+    messages(&mut phone, 3..4).await;
+    // Nobody without a device has seen any of them.
+    let (mut other, _) = node.join("42", "").await;
+    messages(&mut other, 0..4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_makes_a_retry_of_a_broadcast_one_too() {
+    let node = node().await;
+    let (mut socket, _) = node.join("1", "").await;
+    let body = |users: &[&str]| json!({"user_ids": users, "message": "x", "class": "VOLATILE", "idempotency_key": "k"});
+    let (code, answer) = node.post("/v1/broadcast", body(&["1", "2"])).await;
+    assert_eq!(
+        (code, &answer["status"]),
+        (200, &json!("DELIVERED_LOCALLY")),
+        "{answer}"
+    );
+    let (_, again) = node.post("/v1/broadcast", body(&["1", "2"])).await;
+    assert_eq!(again["duplicate"], true);
+    assert_eq!(node.post("/v1/broadcast", body(&["1"])).await.0, 409);
+    node.push("1", json!("end")).await;
+    for data in ["x", "end"] {
+        assert_eq!(next(&mut socket).await["data"], data);
+    }
+}

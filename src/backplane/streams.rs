@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Later, Published};
-use crate::model::{Address, DeviceName, Message, MessageId, Position, Since, UserId};
+use crate::model::{Address, DeviceName, Message, MessageId, Position, Since, UserId, sha256};
 
 /// What is kept of an address's messages: whatever goes beyond one of these goes, oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +28,25 @@ pub struct Once {
 impl Once {
     /// How long a key is known.
     pub const LIFE: Duration = Duration::from_secs(5 * 60);
+
+    /// The same, asked for these users: other users are something else.
+    pub fn with_users(self, users: &[UserId]) -> Self {
+        let mut asked = self.asked.to_vec();
+        for user in users {
+            asked.push(0);
+            asked.extend_from_slice(user.as_str().as_bytes());
+        }
+        Self {
+            asked: sha256(&asked),
+            ..self
+        }
+    }
 }
 
 /// One message for the stream of its address.
 #[derive(Debug, Clone)]
 pub struct Append {
-    /// For [`Target::One`](crate::model::Target::One) address, without a place in a stream.
+    /// Without a place in a stream. Where something is kept, it is for one address.
     pub message: Message,
     /// What is kept of the address; none = nothing: it is published alone, which makes sense with `once`.
     pub keep: Option<Keep>,

@@ -73,6 +73,10 @@ impl Router {
     ) -> Result<BroadcastAccepted, Refusal> {
         let Some(keep) = kept(&draft, self.inbox, NO_INBOX)? else {
             let count = u32::try_from(users.len()).unwrap_or(u32::MAX);
+            let draft = Draft {
+                once: draft.once.map(|once| once.with_users(&users)),
+                ..draft
+            };
             let target = Target::Users(users);
             let whole = self.accept(new_id(), target, &draft, None).await?;
             return Ok(BroadcastAccepted {
@@ -120,10 +124,13 @@ impl Router {
                 Err(refusal) => failures.push((user, refusal)),
             }
         }
-        if accepted == 0
-            && let Some((_, refusal)) = failures.pop()
-        {
-            return Err(refusal);
+        if accepted == 0 {
+            // Nothing was accepted for certain only if it is certain of each.
+            let unknown = |(_, refusal): &(_, Refusal)| matches!(refusal, Refusal::Unknown { .. });
+            let worst = failures.iter().position(unknown).unwrap_or(0);
+            if worst < failures.len() {
+                return Err(failures.swap_remove(worst).1);
+            }
         }
         whole.status = match status(whole.other_nodes, whole.local_connections) {
             Status::NobodyConnected => Status::Stored,

@@ -40,14 +40,14 @@ impl Cursors {
         self.put((user, device), to, ACKED);
     }
 
-    /// It was written to a connection without a device.
-    pub(super) fn written(&mut self, user: UserId, to: Position) {
-        self.put((user, None), to, WRITTEN);
+    /// It was written to a connection whose cursor the node moves.
+    pub(super) fn written(&mut self, user: UserId, device: Option<DeviceName>, to: Position) {
+        self.put((user, device), to, WRITTEN);
     }
 
     /// A session of this user has ended: the next one begins where it stopped.
-    pub(super) fn hurry(&mut self, user: &UserId) {
-        if self.waiting.contains_key(&(user.clone(), None)) {
+    pub(super) fn hurry(&mut self, user: &UserId, device: Option<&DeviceName>) {
+        if self.waiting.contains_key(&(user.clone(), device.cloned())) {
             self.due_in(Duration::ZERO);
         }
     }
@@ -90,7 +90,10 @@ impl Cursors {
     /// What was not written waits again, unless there is something newer.
     fn put_back(&mut self, moves: Vec<CursorMove>) {
         for CursorMove { user, device, to } in moves {
-            if let Entry::Vacant(entry) = self.waiting.entry((user, device)) {
+            let full = self.waiting.len() >= WAITING_MAX;
+            if let Entry::Vacant(entry) = self.waiting.entry((user, device))
+                && !full
+            {
                 entry.insert(to);
             }
         }
@@ -121,18 +124,24 @@ impl State {
 }
 
 impl Shard {
-    /// Writes cursors when they are due, as long as the shard runs.
-    pub(super) async fn keep_cursors(self: Rc<Self>) {
+    /// Writes cursors when they are due, until it is told to end: then what is left.
+    pub(super) async fn keep_cursors(self: Rc<Self>, end: Rc<Notify>) {
         let changed = self.state.borrow().cursors.changed.clone();
         loop {
             let due = self.state.borrow().cursors.due;
-            match due {
-                None => changed.notified().await,
-                Some(due) => tokio::select! {
-                    () = changed.notified() => {}
-                    () = tokio::time::sleep_until(due) => self.write_cursors().await,
-                },
+            let due = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = end.notified() => return self.write_cursors().await,
+                () = changed.notified() => continue,
+                () = due => {}
             }
+            // Not cut off: what is under way is nowhere else.
+            self.write_cursors().await;
         }
     }
 

@@ -119,7 +119,7 @@ impl State {
         if let Some(session) = live(&mut self.slots, key)
             && session.acks == Acks::Auto
         {
-            self.cursors.hurry(&session.user);
+            self.cursors.hurry(&session.user, session.device.as_ref());
         }
         while let Some(address) = self
             .get(key)

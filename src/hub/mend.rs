@@ -46,12 +46,16 @@ impl Drop for CatchingUp {
 impl Shard {
     /// Something is missing for all members of an address: looks what, and fills it. What comes meanwhile is held.
     pub(super) fn mend(self: &Rc<Self>, address: &Address) {
+        self.mend_with_guard(address, None);
+    }
+
+    fn mend_with_guard(self: &Rc<Self>, address: &Address, guard: Option<CatchingUp>) {
         let mut state = self.state.borrow_mut();
         let Some(stream) = state.stream(address) else {
             return;
         };
         if !stream.is_mending() {
-            let task = spawn_local(self.clone().mend_stream(address.clone()));
+            let task = spawn_local(self.clone().mend_stream(address.clone(), guard));
             stream.mend(TaskGuard::new(&task));
         }
     }
@@ -68,8 +72,8 @@ impl Shard {
         }
     }
 
-    async fn mend_stream(self: Rc<Self>, address: Address) {
-        let _catching_up = CatchingUp::new(&self.hub.catching_up);
+    /// `_guard` says as long as it lives that the node is not whole.
+    async fn mend_stream(self: Rc<Self>, address: Address, _guard: Option<CatchingUp>) {
         self.hub.metrics.streams.mended.inc();
         let mut pauses = Pauses::new();
         let mut idle = 0;
@@ -89,6 +93,7 @@ impl Shard {
                         return;
                     }
                     if self.state.borrow().last_of(&address) != Some(last) {
+                        idle = 0;
                         continue;
                     }
                     // What is held came from a stream that does not have it: that was rolled back since.
@@ -124,12 +129,7 @@ impl Shard {
         let mut pauses = Pauses::new();
         for some in addresses.chunks(COMPARED) {
             loop {
-                let known: Vec<_> = {
-                    let state = self.state.borrow();
-                    let known =
-                        |address: &Address| Some((address.clone(), state.last_of(address)?));
-                    some.iter().filter_map(known).collect()
-                };
+                let known = self.state.borrow_mut().known_of(some);
                 if known.is_empty() {
                     break;
                 }
@@ -159,13 +159,29 @@ impl Shard {
             };
             let behind = top.position.epoch != last.epoch || top.position.offset > last.offset;
             if behind {
-                self.mend(address);
+                let guard = CatchingUp::new(&self.hub.catching_up);
+                self.mend_with_guard(address, Some(guard));
             }
         }
     }
 }
 
 impl State {
+    /// Where the members of those of these addresses are that are followed. One of which it is not known yet is mended
+    /// once it is.
+    fn known_of(&mut self, addresses: &[Address]) -> Vec<(Address, Position)> {
+        let mut known = Vec::new();
+        for address in addresses {
+            if let Some(followers) = self.followers.get_mut(address) {
+                match &followers.stream {
+                    Some(stream) => known.push((address.clone(), stream.last())),
+                    None => followers.early = true,
+                }
+            }
+        }
+        known
+    }
+
     /// Delivers a message in the order of its stream. True if something is missing before it: it is held then.
     pub(super) fn deliver_in_order(&mut self, address: &Address, delivered: Delivered) -> Missing {
         let Some(followers) = self.followers.get_mut(address) else {
@@ -198,7 +214,7 @@ impl State {
         if let Some(stream) = self.stream(address) {
             match position {
                 Some(position) => {
-                    stream.reached(position);
+                    stream.got(position, &delivered.encoded);
                     will = stream.behind().count() as u32;
                 }
                 None => {

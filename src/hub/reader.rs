@@ -375,20 +375,29 @@ impl Shard {
                 };
                 {
                     let mut state = self.state.borrow_mut();
-                    // A service may have subscribed it meanwhile, or the session may have ended.
-                    if state
-                        .get(key)
-                        .is_some_and(|s| s.is_open() && !s.subscribes_to(&address))
-                    {
-                        self.join(&mut state, key, address.clone(), opened.map(|o| o.start));
+                    let Some(session) = state.get(key).filter(|s| s.is_open()) else {
+                        return;
+                    };
+                    // A service may have taken the grant back meanwhile.
+                    let granted = session.granted.contains(&channel);
+                    if let Err((code, why)) = self.may_subscribe(&channel, granted) {
+                        drop(state);
+                        drop(hold);
+                        let message = format!("channel {channel}: {why}");
+                        return self.client_error(key, reference, code, &message);
                     }
+                    // Or have subscribed it, to what comes from then on: what was asked for here begins earlier.
+                    state.detach(key, &address);
+                    self.join(&mut state, key, address.clone(), opened.map(|o| o.start));
                 }
                 drop(hold);
             }
         }
         let mut state = self.state.borrow_mut();
-        // Of one that it subscribes to already: where it is now.
-        let position = opened.map(|o| o.start).or_else(|| state.last_of(&address));
+        // Of one that it subscribes to already: where it is now, unless it is still being sent what it missed.
+        let position = opened
+            .map(|o| o.start)
+            .or_else(|| state.place_of(key, &address));
         state.reply(
             key,
             &ServerFrame::Subscribed {

@@ -21,6 +21,8 @@ pub(super) const PAGE: usize = 128;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 /// How long a session that has caught up waits for a shard that has not, before it looks again.
 const SHARD_PAUSE: Duration = Duration::from_millis(5);
+/// Looks at members who are not where a session is yet, before they are thought to miss something.
+const AHEAD_PATIENCE: u32 = 20;
 /// How long a session's outbox, or the node's, may stay full before it is looked at again.
 const ROOM_PAUSE: Duration = Duration::from_millis(100);
 
@@ -101,6 +103,7 @@ impl Shard {
     /// Reads a stream for one session until it is where the shard's members are. Ends with the session's subscription.
     async fn catch_up(self: Rc<Self>, key: SessionKey, address: Address, mut at: Position) {
         let mut pauses = Pauses::new();
+        let mut ahead = 0;
         loop {
             let page = {
                 let _turn = self.reading.acquire().await;
@@ -140,7 +143,13 @@ impl Shard {
             }
             match self.level(key, &address, at, empty.then_some(page.top.position)) {
                 Level::Yes => return,
-                Level::Ahead => self.mend(&address),
+                // What it has comes to the members too, unless it was lost on its way.
+                Level::Ahead => {
+                    ahead += 1;
+                    if ahead % AHEAD_PATIENCE == 0 {
+                        self.mend(&address);
+                    }
+                }
                 Level::Lost(position) => {
                     at = position;
                     self.tell_gap(key, &address, at);
@@ -183,11 +192,24 @@ impl Shard {
             return Level::Not;
         };
         let last = stream.last();
-        if last == at {
+        let rest = match last == at {
+            true => Some(Vec::new()),
+            // At hand: who reads alone might never be where they are who get more all the time.
+            false => stream.latest_since(at),
+        };
+        if let Some(rest) = rest
+            && state.has_room(key, &rest)
+        {
+            for encoded in rest {
+                state.replay(key, &encoded);
+            }
             state.join_members(key, address);
             self.work.notify_one();
             return Level::Yes;
         }
+        let Some(stream) = state.stream(address) else {
+            return Level::Not;
+        };
         if last.epoch == at.epoch && last.offset < at.offset && !stream.is_mending() {
             return Level::Ahead;
         }
@@ -220,6 +242,12 @@ impl State {
     pub(super) fn last_of(&self, address: &Address) -> Option<Position> {
         let stream = self.followers.get(address)?.stream.as_ref()?;
         Some(stream.last())
+    }
+
+    /// Where a session is in the stream of an address; none if it is behind, or the address is not kept.
+    pub(super) fn place_of(&self, key: SessionKey, address: &Address) -> Option<Position> {
+        let stream = self.followers.get(address)?.stream.as_ref()?;
+        (!stream.is_behind(key)).then(|| stream.last())
     }
 
     pub(super) fn stream(&mut self, address: &Address) -> Option<&mut Stream> {

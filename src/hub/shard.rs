@@ -277,6 +277,8 @@ impl Shard {
         let start = |followed: &Followed| followed.1.map(|opened| opened.start);
         if let Some(session) = state.get(key) {
             session.reached = start(&inbox);
+            // A welcome alone moves no cursor.
+            session.told = start(&inbox).map_or(u64::MAX, |start| start.offset);
         }
         self.join(&mut state, key, inbox.0.address.clone(), start(&inbox));
         let new_device = asked.since.or(grant.since).is_none()

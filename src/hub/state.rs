@@ -315,7 +315,8 @@ impl State {
             && session.told != reached.offset
         {
             session.told = reached.offset;
-            self.cursors.written(session.user.clone(), reached);
+            let (user, device) = (session.user.clone(), session.device.clone());
+            self.cursors.written(user, device, reached);
         }
     }
 

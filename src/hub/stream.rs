@@ -13,6 +13,9 @@ const HELD_MAX: usize = 256;
 /// Messages that are live only and wait until a session has caught up, at most; the oldest go.
 const WAITING_MAX: usize = 64;
 
+/// Messages that the members got which are at hand for who is behind, at most.
+const LATEST_MAX: usize = 256;
+
 /// What a shard knows of the stream of an address that it follows: how far its sessions have got.
 ///
 /// Sessions that have all of it are *members* and get what comes next, without a look at each. A session that begins
@@ -21,12 +24,16 @@ const WAITING_MAX: usize = 64;
 pub(super) struct Stream {
     /// Where the members are.
     last: Position,
+    /// What they got latest, as long as somebody is behind: whoever is no further back than that need not read it.
+    latest: VecDeque<Arc<Encoded>>,
     mending: Option<Mending>,
     behind: HashMap<SessionKey, Behind>,
 }
 
 struct Mending {
     held: VecDeque<Delivered>,
+    /// A kept one found no room: it is to be read.
+    dropped: bool,
     _task: TaskGuard,
 }
 
@@ -67,6 +74,7 @@ impl Stream {
     pub(super) fn new(last: Position) -> Self {
         Self {
             last,
+            latest: VecDeque::new(),
             mending: None,
             behind: HashMap::new(),
         }
@@ -101,15 +109,41 @@ impl Stream {
         }
     }
 
-    /// The members got a message, or do without it.
+    /// The members do without what was before this position.
     pub(super) fn reached(&mut self, position: Position) {
+        self.latest.clear();
         self.last = position;
+    }
+
+    /// The members got a kept message.
+    pub(super) fn got(&mut self, position: Position, encoded: &Arc<Encoded>) {
+        self.last = position;
+        if self.behind.is_empty() {
+            return;
+        }
+        if self.latest.len() == LATEST_MAX {
+            self.latest.pop_front();
+        }
+        self.latest.push_back(encoded.clone());
+    }
+
+    /// What the members have behind a position, if all of it is at hand.
+    pub(super) fn latest_since(&self, at: Position) -> Option<Vec<Arc<Encoded>>> {
+        let place = |encoded: &Arc<Encoded>| encoded.message().place.map(|place| place.before());
+        let mut latest = self.latest.iter();
+        let from = latest.position(|encoded| place(encoded) == Some(at))?;
+        Some(self.latest.iter().skip(from).cloned().collect())
     }
 
     /// Begins to mend it by this task.
     pub(super) fn mend(&mut self, task: TaskGuard) {
         let held = VecDeque::new();
-        self.mending = Some(Mending { held, _task: task });
+        let dropped = false;
+        self.mending = Some(Mending {
+            held,
+            dropped,
+            _task: task,
+        });
     }
 
     /// Holds a message while the stream is mended, or gives it back. Of too many the oldest goes: a kept one will be read.
@@ -118,7 +152,9 @@ impl Stream {
             return Some(delivered);
         };
         if mending.held.len() == HELD_MAX {
-            mending.held.pop_front();
+            let oldest = mending.held.pop_front();
+            let kept = oldest.is_some_and(|oldest| oldest.encoded.message().place.is_some());
+            mending.dropped |= kept;
         }
         mending.held.push_back(delivered);
         None
@@ -134,10 +170,12 @@ impl Stream {
         }
     }
 
-    /// Whether nothing is held.
-    pub(super) fn holds_nothing(&self) -> bool {
-        let mending = self.mending.as_ref();
-        mending.is_none_or(|mending| mending.held.is_empty())
+    /// Whether nothing is held any more, and nothing went that has to be read.
+    pub(super) fn holds_nothing(&mut self) -> bool {
+        let Some(mending) = &mut self.mending else {
+            return true;
+        };
+        !std::mem::take(&mut mending.dropped) && mending.held.is_empty()
     }
 
     /// Nothing is missing any more.
@@ -157,6 +195,10 @@ impl Stream {
         );
     }
 
+    pub(super) fn is_behind(&self, key: SessionKey) -> bool {
+        self.behind.contains_key(&key)
+    }
+
     /// Everybody who is behind.
     pub(super) fn behind(&self) -> impl Iterator<Item = SessionKey> {
         self.behind.keys().copied()
@@ -164,7 +206,11 @@ impl Stream {
 
     /// It has caught up, or is gone: what waited for it. Ends its task, if it is not the one who calls.
     pub(super) fn catches_up(&mut self, key: SessionKey) -> Option<VecDeque<Arc<Encoded>>> {
-        self.behind.remove(&key).map(|behind| behind.waiting)
+        let behind = self.behind.remove(&key);
+        if self.behind.is_empty() {
+            self.latest = VecDeque::new();
+        }
+        behind.map(|behind| behind.waiting)
     }
 
     /// Keeps a message that is live only for those who are behind; answers how many were dropped for it.

@@ -94,12 +94,13 @@ impl ShardSeat {
         let tasks = LocalSet::new();
         tasks.block_on(&runtime, async {
             let accepting = spawn_local(accept(shard.clone(), listener, on_connection));
-            let cursors = spawn_local(shard.clone().keep_cursors());
-            shard.clone().run(self.commands).await;
+            let end = Rc::new(Notify::new());
+            let cursors = spawn_local(shard.clone().keep_cursors(end.clone()));
+            shard.run(self.commands).await;
             accepting.abort();
-            cursors.abort();
+            end.notify_one();
             // What clients acknowledged until now; a backplane that is away lets it come again.
-            let _ = tokio::time::timeout(LAST_CURSORS, shard.write_cursors()).await;
+            let _ = tokio::time::timeout(LAST_CURSORS, cursors).await;
         });
     }
 }

@@ -194,8 +194,9 @@ impl Work {
             self.take(taken, reader);
         }
         let trouble = self.push(reader).await;
-        self.bury(reader).await?;
+        let buried = self.bury(reader).await;
         self.confirm(reader).await?;
+        buried?;
         trouble.map_or(Ok(()), |problem| Err(Trouble::Push(problem)))
     }
 
@@ -246,7 +247,7 @@ impl Work {
     /// Puts what never can be delivered among the dead letters, once the rest of it was.
     async fn bury(&mut self, reader: &mut StreamReader) -> Result<(), Trouble> {
         let (mut accepted, mut dead) = (0, 0);
-        let mut left = Vec::new();
+        let (mut left, mut trouble) = (Vec::new(), None);
         for unconfirmed in self.unconfirmed.drain(..) {
             if !unconfirmed.pushes.is_empty() {
                 left.push(unconfirmed);
@@ -254,11 +255,15 @@ impl Work {
             }
             match unconfirmed.dead {
                 None => accepted += 1,
-                Some(reason) => {
-                    let buried = reader.log.bury(&unconfirmed.entry, reason).await;
-                    buried.map_err(Trouble::Log)?;
-                    dead += 1;
-                }
+                // One that cannot be buried stays, and keeps no other from being confirmed.
+                Some(reason) => match reader.log.bury(&unconfirmed.entry, reason).await {
+                    Ok(()) => dead += 1,
+                    Err(problem) => {
+                        trouble = Some(Trouble::Log(problem));
+                        left.push(unconfirmed);
+                        continue;
+                    }
+                },
             }
             self.done.push(unconfirmed.entry.id);
         }
@@ -267,7 +272,7 @@ impl Work {
             .metrics
             .of_stream(&reader.topic, "accepted", accepted);
         reader.metrics.of_stream(&reader.topic, "dead", dead);
-        Ok(())
+        trouble.map_or(Ok(()), Err)
     }
 
     async fn confirm(&mut self, reader: &mut StreamReader) -> Result<(), Trouble> {

@@ -5,6 +5,7 @@ mod streams;
 
 use std::sync::{Arc, Mutex};
 
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::streams::Kept;
@@ -17,6 +18,8 @@ pub struct Memory {
     arrivals: Arc<dyn Arrivals>,
     pub(super) lease: OneLease,
     kept: Mutex<Kept>,
+    /// What is kept and waits for room in the shards' queues; no more than there are callers.
+    late: Mutex<JoinSet<()>>,
 }
 
 impl Memory {
@@ -26,6 +29,7 @@ impl Memory {
             arrivals,
             lease: OneLease::default(),
             kept: Mutex::default(),
+            late: Mutex::default(),
         }
     }
 }

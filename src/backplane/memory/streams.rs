@@ -2,6 +2,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::stream::Stream;
@@ -11,9 +12,7 @@ use crate::backplane::{
     Append, AppendError, Appended, CursorMove, Durability, Envelope, From, Later, Once, Opened,
     Page, Streams, Top,
 };
-use crate::model::{
-    Address, DeviceName, Message, MessageId, Position, Since, Target, UserId, unix_millis,
-};
+use crate::model::{Address, DeviceName, Message, MessageId, Position, Since, UserId, unix_millis};
 
 /// Bytes that all streams may hold together. Beyond that the longest untouched lose their messages, and whoever resumes
 /// there is told so.
@@ -101,9 +100,7 @@ impl Kept {
             once,
             again,
         } = append;
-        let Target::One(address) = message.target.clone() else {
-            return Err(AppendError::Unavailable("only one address keeps".into()));
-        };
+        let address = message.target.address();
         let appended = |id, position, duplicate| Appended {
             published: published(),
             id,
@@ -232,8 +229,8 @@ impl Memory {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn append_one(&self, append: Append) -> Result<Appended, AppendError> {
-        let arriving = {
+    async fn append_one(&self, append: Append, deadline: Instant) -> Result<Appended, AppendError> {
+        let (arriving, appended) = {
             let mut kept = self.kept();
             let message = match kept.append(append)? {
                 Ok(message) => message,
@@ -246,7 +243,9 @@ impl Memory {
                 duplicate: false,
                 durability: Durability::Memory,
             };
-            let mut arriving = self.arrivals.arrive(Envelope::Message(message));
+            let arrivals = self.arrivals.clone();
+            let arriving = async move { arrivals.arrive(Envelope::Message(message)).await };
+            let mut arriving = Box::pin(arriving);
             // Under the lock, so that messages arrive in the order of their places; where a queue is full it is waited
             // for without, and whoever gets a later one first fills the hole.
             match futures_util::FutureExt::now_or_never(&mut arriving) {
@@ -254,14 +253,29 @@ impl Memory {
                 None => (arriving, appended),
             }
         };
-        arriving.0.await;
-        Ok(arriving.1)
+        // It is kept, and comes to its sessions whatever becomes of the caller.
+        let arrived = {
+            let (done, arrived) = oneshot::channel();
+            let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+            while late.try_join_next().is_some() {}
+            late.spawn(async move {
+                arriving.await;
+                let _ = done.send(());
+            });
+            arrived
+        };
+        let _ = tokio::time::timeout_at(deadline, arrived).await;
+        Ok(appended)
     }
 }
 
 impl Streams for Memory {
-    fn append(&self, append: Append, _: Instant) -> Later<'_, Result<Appended, AppendError>> {
-        Box::pin(self.append_one(append))
+    fn append(
+        &self,
+        append: Append,
+        deadline: Instant,
+    ) -> Later<'_, Result<Appended, AppendError>> {
+        Box::pin(self.append_one(append, deadline))
     }
 
     fn open(

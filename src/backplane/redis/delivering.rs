@@ -38,18 +38,24 @@ pub(super) struct Delivering {
 impl Delivering {
     /// Ends once nothing more can come.
     pub(super) async fn run(self, mut received: mpsc::Receiver<Pushed>) {
+        // What is to be delivered before it is told that something found no room: all that did before that.
+        let mut before: Option<usize> = None;
         loop {
+            if before == Some(0) {
+                before = None;
+                let followed = self.link.upgrade().map(|link| link.followed());
+                self.arrivals.missed(followed.unwrap_or_default()).await;
+            }
             tokio::select! {
                 biased;
+                () = self.dropped.notified(), if before.is_none() => before = Some(received.len()),
                 pushed = received.recv() => match pushed {
-                    Some(pushed) => self.deliver(pushed).await,
+                    Some(pushed) => {
+                        self.deliver(pushed).await;
+                        before = before.map(|before| before.saturating_sub(1));
+                    }
                     None => return,
                 },
-                // Only once all that did find room is delivered.
-                () = self.dropped.notified() => {
-                    let followed = self.link.upgrade().map(|link| link.followed());
-                    self.arrivals.missed(followed.unwrap_or_default()).await;
-                }
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::backplane::{
     Append, AppendError, Appended, CursorMove, Durability, Envelope, From, Later, Once, Opened,
     Page, Streams, Top,
 };
-use crate::model::{Address, Message, Place, Position, Since, Target};
+use crate::model::{Address, Message, Place, Position, Since};
 
 /// How long it is known where a stream stands, and a cursor, without a word of it.
 const META_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -63,11 +63,7 @@ impl Shared {
     }
 
     async fn append(&self, append: Append, deadline: Instant) -> Result<Appended, AppendError> {
-        let Target::One(to) = &append.message.target else {
-            return Err(AppendError::Unavailable(
-                "many users have no stream together".into(),
-            ));
-        };
+        let to = &append.message.target.address();
         let fabric = self.fabric().map_err(refused)?;
         // It would be kept, and nobody told.
         if let Some(why) = fabric.refuses() {
