@@ -298,6 +298,27 @@ async fn a_stream_that_comes_back_older_begins_anew_though_nobody_asks() {
     assert_eq!(end.kept(&to, 0).await, ["0", "1", "another 2"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_comes_back_twice_from_the_same_older_data_is_not_taken_for_the_first() {
+    let to = user("42");
+    let (mut server, end) = start().await;
+    end.say(&to, "0").await;
+    let early = end.say(&to, "1").await;
+    server.command(&["SAVE"]).await;
+    end.say(&to, "2").await;
+    server.restart().await;
+    until_it_is_linked(&end).await;
+    // Accepted in the epoch that began then, and lost with it.
+    let lost = end.say(&to, "lost").await;
+    assert_eq!(end.open(&to, after(lost)).await.1, Some(true));
+    server.restart().await;
+    until_it_is_linked(&end).await;
+    // Redis has the first epoch again, as if nothing had been behind it.
+    for position in [early, lost] {
+        assert_eq!(end.open(&to, after(position)).await.1, Some(false));
+    }
+}
+
 #[tokio::test]
 async fn a_stream_that_comes_back_whole_goes_on() {
     let to = user("42");
@@ -423,6 +444,7 @@ async fn a_node_that_cannot_keep_up_says_what_it_may_have_missed_once_it_has() {
         !missed.is_empty()
     })
     .await;
-    assert_eq!(missed, [to]);
+    // Once, or once more where it went on.
+    assert!(missed.iter().all(|address| *address == to), "{missed:?}");
     assert!((16_384..20_000).contains(&heard), "{heard}");
 }

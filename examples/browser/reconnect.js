@@ -20,7 +20,8 @@ export function listen(onMessage, onState = () => {}, onMissed = () => {}) {
       const socket = new WebSocket(`${url}?ticket=${ticket}&refuse=close${since}`);
       socket.onmessage = ({ data }) => {
         const frame = JSON.parse(data);
-        if (frame.position && !frame.channel) since = `&since=${frame.position}`;
+        const inbox = frame.position && !frame.channel && frame.type !== "published";
+        if (inbox) since = `&since=${frame.position}`;
         if (frame.type === "message") onMessage(frame);
         if (frame.type === "gap" || frame.recovered === false) onMissed(); // fetch your state anew
         if (frame.type === "welcome") {

@@ -115,7 +115,10 @@ fn keeps_nothing(address: &Address) -> Refusal {
             "keeps nothing: its namespace {:?} has max_messages = 0 in [[namespaces]]",
             channel.namespace()
         ),
-        _ => "keeps nothing: users have no inbox ([inbox] max_messages = 0)".into(),
+        Address::User(_) => "keeps nothing: users have no inbox ([inbox] max_messages = 0)".into(),
+        Address::Everyone | Address::Node(_) => {
+            "keeps nothing: only users and channels have streams".into()
+        }
     };
     Refusal::Invalid {
         field: "address",

@@ -5,12 +5,16 @@ use crate::backplane::streams::Found;
 use crate::backplane::{Keep, Page, Top};
 use crate::model::{Body, Message, MessageId, Place, Position, Tag};
 
+/// Epochs that are remembered as replaced.
+const REPLACED_MAX: usize = 8;
 /// What a message costs beside its body: about its other fields.
 const OVERHEAD: u64 = 160;
 
 /// The kept messages of one address, and where its stream stands.
 pub(super) struct Stream {
     top: Top,
+    /// Epochs that the present one replaced, latest first.
+    replaced: VecDeque<u64>,
     messages: VecDeque<Message>,
     bytes: u64,
 }
@@ -28,6 +32,7 @@ impl Stream {
                 position,
                 began: position,
             },
+            replaced: VecDeque::new(),
             messages: VecDeque::new(),
             bytes: 0,
         }
@@ -104,21 +109,32 @@ impl Stream {
         }
     }
 
-    /// A node knows of a position that this stream never had, or has no more: it begins a new epoch.
+    /// It began because somebody knows of another one at this address.
+    pub(super) fn replaces(&mut self, epoch: u64) {
+        self.replaced.push_front(epoch);
+        self.replaced.truncate(REPLACED_MAX);
+    }
+
+    /// A node knows of a position that this stream never had, or has no more, or of an epoch that this one never
+    /// replaced: it begins a new epoch.
     pub(super) fn compare(&mut self, known: Position) {
         let top = self.top.position;
         let next = self.messages.get(self.index(known.offset));
         let next = next.and_then(|message| message.place);
-        let differs = known.epoch == top.epoch
-            && match known.offset.cmp(&top.offset) {
-                Ordering::Greater => true,
-                Ordering::Equal => known.tag != top.tag,
-                // Where the next one had to go it cannot be told.
-                Ordering::Less => next.is_some_and(|next| {
-                    next.offset == known.offset + 1 && next.previous != known.tag
-                }),
-            };
+        let other = known.epoch != top.epoch;
+        let differs = match known.offset.cmp(&top.offset) {
+            _ if other => !self.replaced.contains(&known.epoch),
+            Ordering::Greater => true,
+            Ordering::Equal => known.tag != top.tag,
+            // Where the next one had to go it cannot be told.
+            Ordering::Less => next
+                .is_some_and(|next| next.offset == known.offset + 1 && next.previous != known.tag),
+        };
         if differs {
+            self.replaces(top.epoch);
+            if other {
+                self.replaces(known.epoch);
+            }
             let position = Position {
                 epoch: rand::random(),
                 ..top

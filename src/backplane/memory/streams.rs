@@ -291,7 +291,11 @@ impl Streams for Memory {
     fn tops(&self, known: Vec<(Address, Position)>) -> Later<'_, Result<Vec<Top>, String>> {
         let mut kept = self.kept();
         let top = |(address, known): (Address, Position)| {
+            let is_new = !kept.streams.contains_key(&address);
             let stream = kept.stream(&address);
+            if is_new {
+                stream.replaces(known.epoch);
+            }
             stream.compare(known);
             stream.top()
         };

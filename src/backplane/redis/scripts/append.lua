@@ -89,7 +89,7 @@ end
 if type(added) == 'table' then
   if not string.find(added.err, 'equal or smaller', 1, true) then return added end
   -- It is above its meta.
-  epoch, offset, tag, bytes = begin(stream, meta, ARGV[1], life)
+  epoch, offset, tag, bytes = begin(stream, meta, ARGV[1], life, string.sub(epoch .. (redis.call('HGET', meta, 'p') or ''), 1, 64))
   bytes, renew = bytes + #sealed, 0
   call('XADD', stream, offset + 1, 't', ARGV[3], 'p', tag, 'm', sealed, 'i', id)
 end

@@ -1,6 +1,6 @@
--- Part of other scripts: begins an epoch where a stream stands whose meta is missing or behind it. Answers its epoch,
--- offset and tag.
-local function begin(stream, meta, epoch, life)
+-- Part of other scripts: begins an epoch where a stream stands whose meta is missing or behind it; `replaced` is one that
+-- is known to have been there. Answers its epoch, offset and tag.
+local function begin(stream, meta, epoch, life, replaced)
   local offset, tag, bytes = 0, '\0\0\0\0', 0
   if redis.call('EXISTS', stream) == 1 then
     local known = redis.call('XINFO', 'STREAM', stream)
@@ -13,6 +13,7 @@ local function begin(stream, meta, epoch, life)
     end
   end
   redis.call('HSET', meta, 'e', epoch, 'o', offset, 'g', tag, 'b', bytes, 'f', offset, 'fg', tag, 'a', 0, 'l', 0, 'x', 0)
+  if replaced then redis.call('HSET', meta, 'p', replaced) end
   redis.call('PEXPIRE', meta, life)
   return epoch, offset, tag, bytes
 end
