@@ -14,7 +14,7 @@ use super::session::{Acks, Phase, Session, SessionKey, Transport};
 use super::state::State;
 use super::wheel::ticks;
 use super::{Format, Hub, SubscribeRule, UserLimit, reader};
-use crate::backplane::{From, Opened};
+use crate::backplane::{CursorMove, From, Opened};
 use crate::model::{Address, ChannelName, DeviceName, Grant, Origin, Position, Since, UserId};
 use crate::tickets::Pass;
 use crate::wire::frames::{ErrorCode, ServerFrame};
@@ -152,9 +152,21 @@ impl Shard {
             None => From::Cursor(grant.device.clone()),
         };
         let inbox = self
-            .follow(Address::User(grant.user.clone()), from)
+            .follow(Address::User(grant.user.clone()), from.clone())
             .await
             .map_err(unavailable)?;
+        if let (From::Cursor(Some(device)), Some(opened)) = (from, inbox.1)
+            && opened.recovered.is_none()
+        {
+            // Should it vanish before its first ack, it comes back to where it began, and not to where others are.
+            let place = CursorMove {
+                user: grant.user.clone(),
+                device: Some(device),
+                to: opened.start,
+            };
+            let advanced = self.hub.streams.advance(vec![place]).await;
+            advanced.map_err(unavailable)?;
+        }
         let mut channels: Vec<Followed> = Vec::new();
         let mut refused = Vec::new();
         let named = |channel: &ChannelName| {
@@ -281,13 +293,6 @@ impl Shard {
             session.told = start(&inbox).map_or(u64::MAX, |start| start.offset);
         }
         self.join(&mut state, key, inbox.0.address.clone(), start(&inbox));
-        let new_device = asked.since.or(grant.since).is_none()
-            && inbox.1.is_some_and(|opened| opened.recovered.is_none());
-        if let (true, Some(device), Some(start)) = (new_device, &grant.device, start(&inbox)) {
-            // Should it vanish before its first ack, it comes back to where it began, and not to where others are.
-            let device = Some(device.clone());
-            state.cursors.acked(grant.user.clone(), device, start);
-        }
         let heartbeat = self.hub.heartbeat.interval.as_secs();
         let device = grant.device.as_ref();
         if asked.format.is_events() {

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use redis::aio::MultiplexedConnection;
@@ -20,8 +20,6 @@ use crate::telemetry::{BackplaneMetrics, Reason};
 const RECEIVE_QUEUE: usize = 16_384;
 /// Their bytes, all together.
 const RECEIVE_BYTES: usize = 64 << 20;
-/// After how long streams are compared once more: by then every node has reached the same Redis again, as a rule.
-const SECOND_LOOK: Duration = Duration::from_secs(3);
 /// Addresses in one SUBSCRIBE batch.
 const BATCH: usize = 1024;
 
@@ -278,20 +276,12 @@ impl Link {
         let followed = self.followed();
         let serving = self.serve(connection, lost);
         tokio::pin!(serving);
-        let told = async {
-            if !followed.is_empty() {
-                self.arrivals.missed(followed).await;
+        if !followed.is_empty() {
+            let told = self.arrivals.missed(followed);
+            tokio::select! {
+                ended = &mut serving => return ended,
+                () = told => {}
             }
-            // Another node may find only now that a stream went back, and begin it anew.
-            tokio::time::sleep(SECOND_LOOK).await;
-            let followed = self.followed();
-            if !followed.is_empty() {
-                self.arrivals.missed(followed).await;
-            }
-        };
-        tokio::select! {
-            ended = &mut serving => return ended,
-            () = told => {}
         }
         serving.await
     }
