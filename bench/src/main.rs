@@ -45,6 +45,10 @@ enum Run {
     RedisKept(Common),
     /// Push to screen for both classes, on one node and across two.
     KeptLatency(Common),
+    /// All who missed messages come back at once, while others' live pushes go on.
+    Resume(Common),
+    /// Bytes in Redis per inbox and per message.
+    InboxBytes(Common),
     /// Everybody connects at once, and everybody goes.
     RedisStorm(Common),
     /// A broadcast to 10,000 named users on two nodes.
@@ -70,6 +74,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Run::RedisPushes(common) => runs::pushes::volatile(&common),
         Run::RedisKept(common) => runs::pushes::kept(&common),
         Run::KeptLatency(common) => runs::latency::kept(&common),
+        Run::Resume(common) => runs::resume::run(&common),
+        Run::InboxBytes(common) => runs::inbox::run(&common),
         Run::RedisEnvelopes(common) => runs::envelopes::run(&common),
         Run::RedisStorm(common) => runs::storm::run(&common),
         Run::RedisBroadcast(common) => runs::broadcast::run(&common),
