@@ -94,19 +94,40 @@ impl Crowd {
         to: SocketAddr,
         paths: impl IntoIterator<Item = String>,
     ) -> io::Result<()> {
-        for path in paths {
-            self.begin(to, &path)?;
-            while self.len() - self.opened >= OPENING {
-                self.poll(Some(PATIENCE), |_| ())?;
-            }
-        }
+        self.begin_all(to, paths, |_| ())?;
         self.until("an answer to every handshake", |crowd| {
             crowd.opened == crowd.len()
         })
     }
 
+    /// Begins a WebSocket for each path, some at once, and gives what comes meanwhile to `frame`.
+    pub fn begin_all(
+        &mut self,
+        to: SocketAddr,
+        paths: impl IntoIterator<Item = String>,
+        mut frame: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        for path in paths {
+            self.begin(to, &path)?;
+            while self.len() - self.opened >= OPENING {
+                self.poll(Some(PATIENCE), &mut frame)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Polls until a condition holds.
     pub fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> io::Result<()> {
+        self.look_until(what, done, |_| ())
+    }
+
+    /// Polls until a condition holds, and gives what comes to `frame`.
+    pub fn look_until(
+        &mut self,
+        what: &str,
+        done: impl Fn(&Self) -> bool,
+        mut frame: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !done(self) {
             if Instant::now() > deadline {
@@ -115,7 +136,7 @@ impl Crowd {
                     "waited in vain for {what}: {opened} open, {frames} frames"
                 )));
             }
-            self.poll(Some(Duration::from_secs(1)), |_| ())?;
+            self.poll(Some(Duration::from_secs(1)), &mut frame)?;
         }
         Ok(())
     }

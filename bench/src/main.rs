@@ -1,6 +1,8 @@
 //! Load for Tidings nodes, from a process of its own: one thread, raw sockets under one epoll, frames told apart by their
 //! headers. docs/benchmarks.md names the command of each figure.
 
+mod callers;
+mod clock;
 mod crowd;
 mod floor;
 mod http;
@@ -39,6 +41,14 @@ enum Run {
     RedisPushes(Common),
     /// Envelopes in and out of Redis per second of a node's CPU time.
     RedisEnvelopes(Common),
+    /// KEPT pushes into full inboxes through gRPC streams, by nodes that Redis links; VOLATILE beside it.
+    RedisKept(Common),
+    /// Push to screen for both classes, on one node and across two.
+    KeptLatency(Common),
+    /// All who missed messages come back at once, while others' live pushes go on.
+    Resume(Common),
+    /// Bytes in Redis per inbox and per message.
+    InboxBytes(Common),
     /// Everybody connects at once, and everybody goes.
     RedisStorm(Common),
     /// A broadcast to 10,000 named users on two nodes.
@@ -61,7 +71,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Run::Fanout(common) => runs::fanout::run(&common),
         Run::Latency(common) => runs::latency::alone(&common),
         Run::RedisLatency(common) => runs::latency::across(&common),
-        Run::RedisPushes(common) => runs::pushes::run(&common),
+        Run::RedisPushes(common) => runs::pushes::volatile(&common),
+        Run::RedisKept(common) => runs::pushes::kept(&common),
+        Run::KeptLatency(common) => runs::latency::kept(&common),
+        Run::Resume(common) => runs::resume::run(&common),
+        Run::InboxBytes(common) => runs::inbox::run(&common),
         Run::RedisEnvelopes(common) => runs::envelopes::run(&common),
         Run::RedisStorm(common) => runs::storm::run(&common),
         Run::RedisBroadcast(common) => runs::broadcast::run(&common),

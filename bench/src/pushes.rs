@@ -22,6 +22,25 @@ const OUR_WINDOW: u32 = (1 << 31) - 1;
 /// Bytes that may wait to be written.
 const AHEAD: usize = 64 << 10;
 
+/// Of a push: always said, since what is meant by silence depends on the node's configuration.
+#[derive(Debug, Clone, Copy)]
+pub enum Class {
+    Kept = 1,
+    Volatile = 2,
+}
+
+impl Class {
+    /// VOLATILE first, so that what is kept is not there yet.
+    pub const BOTH: [Self; 2] = [Self::Volatile, Self::Kept];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kept => "KEPT",
+            Self::Volatile => "VOLATILE",
+        }
+    }
+}
+
 /// One caller.
 pub struct Pushes {
     stream: TcpStream,
@@ -215,8 +234,8 @@ fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// A VOLATILE push as an item of a stream, with gRPC's five bytes before it.
-pub fn item(user: &str, text: &str) -> Vec<u8> {
+/// A push as an item of a stream, with gRPC's five bytes before it.
+pub fn item(user: &str, text: &str, class: Class) -> Vec<u8> {
     fn field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
         out.push(number << 3 | 2);
         if bytes.len() > 127 {
@@ -231,8 +250,7 @@ pub fn item(user: &str, text: &str) -> Vec<u8> {
     let (mut push, mut item) = (Vec::new(), Vec::new());
     field(&mut push, 1, user.as_bytes());
     field(&mut push, 2, text.as_bytes());
-    // class: VOLATILE.
-    push.extend([4 << 3, 2]);
+    push.extend([4 << 3, class as u8]);
     field(&mut item, 2, &push);
     let mut bytes = vec![0];
     bytes.extend((item.len() as u32).to_be_bytes());

@@ -32,6 +32,12 @@ pub fn count(number: f64) -> String {
 #[derive(Default)]
 pub struct Times(Vec<Duration>);
 
+impl FromIterator<Duration> for Times {
+    fn from_iter<T: IntoIterator<Item = Duration>>(times: T) -> Self {
+        Self(times.into_iter().collect())
+    }
+}
+
 impl Times {
     pub fn add(&mut self, time: Duration) {
         self.0.push(time);

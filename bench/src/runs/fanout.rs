@@ -105,7 +105,8 @@ impl NodePublishers {
 
     fn publish(&mut self, count: usize) -> Outcome {
         // With the frame around it about 128 bytes.
-        let body = json!({"channel": "bench", "message": "x".repeat(32)}).to_string();
+        let text = "x".repeat(32);
+        let body = json!({"channel": "bench", "message": text, "class": "VOLATILE"}).to_string();
         let publishers = &mut self.0[..count];
         for publisher in publishers.iter_mut() {
             publisher.send("/v1/publish", &body)?;

@@ -64,7 +64,8 @@ fn of_node(common: &Common, connections: usize) -> Measured {
     crowd.until("every welcome", |c| c.frames >= connections as u64)?;
     above(&node.process, before, &mut crowd, || {
         let mut http = Http::connect(node.service, &node.key)?;
-        let body = json!({"everyone": true, "message": "x".repeat(128)}).to_string();
+        let text = "x".repeat(128);
+        let body = json!({"everyone": true, "message": text, "class": "VOLATILE"}).to_string();
         for _ in 0..MESSAGES {
             http.call("/v1/broadcast", &body)?;
         }

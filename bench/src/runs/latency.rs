@@ -1,29 +1,16 @@
-//! Push to screen: from the moment that a push is due to its frame at the client. Open loop: pushes leave by the clock,
-//! whether earlier ones were answered or not, and one that left late counts from when it was due, so nothing that the
-//! system did to it is left out (no coordinated omission).
-
-use std::error::Error;
-use std::io::Read as _;
-use std::net::SocketAddr;
-use std::time::Duration;
-
-use rustix::event::Timespec;
-use rustix::event::epoll::EventFlags;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
-};
-use serde_json::json;
+//! Push to screen: from the moment that a push is due to its frame at the client.
 
 use super::{Common, Outcome, SERVER_CORE, connect, users};
+use crate::clock::Clock;
 use crate::crowd::Crowd;
-use crate::http::Http;
 use crate::process::{Node, Process, Redis};
+use crate::pushes::Class;
 use crate::report::{self, Meter, Times};
 
 const CONNECTIONS: usize = 100;
-const TIMER: u64 = u64::MAX >> 32;
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 11] = [
     "path",
+    "class",
     "pushes/s",
     "seen",
     "p50 ms",
@@ -35,25 +22,19 @@ const COLUMNS: [&str; 10] = [
     "cores: others",
 ];
 
-/// On one node.
+/// VOLATILE, on one node.
 pub fn alone(common: &Common) -> Outcome {
     let node = Node::start(&common.server, SERVER_CORE, &[])?;
     report::head(&COLUMNS);
+    let scene = Scene::on_one(&node);
     for rate in [200, 1_000] {
-        let caller = (node.service, node.key.as_str());
-        measure(
-            "one node",
-            caller,
-            &node,
-            rate,
-            common.seconds() * 2,
-            &[&node.process],
-        )?;
+        scene.measure(Class::Volatile, rate, common.seconds() * 2)?;
     }
     Ok(())
 }
 
-/// Over Redis: from one node to users on another, and on the pusher's own node, whose messages go through Redis too.
+/// VOLATILE, over Redis: from one node to users on another, and on the pusher's own node, whose messages go through Redis
+/// too.
 pub fn across(common: &Common) -> Outcome {
     let redis = Redis::start()?;
     let (a, b) = (
@@ -61,134 +42,93 @@ pub fn across(common: &Common) -> Outcome {
         redis.node(&common.server, "b")?,
     );
     report::head(&COLUMNS);
-    let caller = (a.service, a.key.as_str());
-    let processes = [&a.process, &b.process, &redis.process];
-    for (path, to) in [("a → Redis → b", &b), ("a → Redis → a", &a)] {
+    for to in [&b, &a] {
+        let scene = Scene::over(&redis, &a, &b, to);
         for rate in [50, 200] {
-            measure(path, caller, to, rate, common.seconds() * 2, &processes)?;
+            scene.measure(Class::Volatile, rate, common.seconds() * 2)?;
         }
     }
     Ok(())
 }
 
-fn measure(
-    path: &str,
-    (service, key): (SocketAddr, &str),
-    to: &Node,
-    rate: u32,
-    seconds: u64,
-    processes: &[&Process],
-) -> Outcome {
-    let mut crowd = Crowd::new()?;
-    let all = users(0..CONNECTIONS);
-    connect(&mut crowd, to, &all, "&format=raw")?;
-    let mut callers = Callers::new(service, key);
-    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
-    crowd.watch(&timer, TIMER, EventFlags::IN)?;
-    let mut timer = std::fs::File::from(timer);
-    let gap = Duration::from_secs(1) / rate;
-    // One round over all users, not counted, opens what is opened once.
-    let warm = CONNECTIONS as u32;
-    let total = warm + rate * u32::try_from(seconds)?;
-    let meter = Meter::start(processes)?;
-    let (began, mut next) = (meter.began(), 0);
-    let (mut seen, mut late) = (Times::default(), Times::default());
-    while next < total || began.elapsed() < gap * total + Duration::from_millis(500) {
-        let due = gap * next;
-        if next < total && began.elapsed() >= due {
-            if next >= warm {
-                late.add(began.elapsed() - due);
-            }
-            let user = &all[next as usize % all.len()];
-            let body = json!({"user_id": user, "message": format!("{next:010}")});
-            callers.send(&mut crowd, &body.to_string())?;
-            next += 1;
-            continue;
-        }
-        let wait = (due.max(began.elapsed() + Duration::from_micros(1))) - began.elapsed();
-        let wait = if next < total {
-            wait
-        } else {
-            Duration::from_millis(100)
-        };
-        arm(&timer, wait)?;
-        crowd.poll(None, |payload| {
-            let number = std::str::from_utf8(payload)
-                .ok()
-                .and_then(|t| t.parse().ok());
-            if let Some(number) = number.filter(|number| *number >= warm) {
-                seen.add(began.elapsed().saturating_sub(gap * number));
-            }
-        })?;
-        for token in std::mem::take(&mut crowd.ready) {
-            match token {
-                TIMER => drop(timer.read(&mut [0; 8])?),
-                caller => callers.read(caller as usize)?,
-            }
-        }
-    }
-    let mut cells = vec![path.into(), rate.to_string()];
-    cells.push(format!("{} of {}", seen.len(), total - warm));
-    cells.extend(seen.cells(&[0.5, 0.9, 0.99, 0.999, 1.0]));
-    cells.extend(late.cells(&[0.99]));
-    let used = meter.stop()?;
-    cells.push(format!("{:.2}", used.others / used.wall));
-    report::row(&cells);
-    Ok(())
+/// Both classes in turn: in one node's memory, and over Redis from one node to another.
+pub fn kept(common: &Common) -> Outcome {
+    report::head(&COLUMNS);
+    let seconds = common.seconds() * 2;
+    let node = Node::start(&common.server, None, &[])?;
+    Scene::on_one(&node).in_turn(&[200, 1_000], seconds)?;
+    drop(node);
+    let redis = Redis::start()?;
+    let (a, b) = (
+        redis.node(&common.server, "a")?,
+        redis.node(&common.server, "b")?,
+    );
+    Scene::over(&redis, &a, &b, &b).in_turn(&[50, 200], seconds)
 }
 
-fn arm(timer: &std::fs::File, wait: Duration) -> Result<(), Box<dyn Error>> {
-    let zero = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let value = Timespec {
-        tv_sec: wait.as_secs().try_into()?,
-        tv_nsec: wait.subsec_nanos().max(1).into(),
-    };
-    let once = Itimerspec {
-        it_interval: zero,
-        it_value: value,
-    };
-    timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)?;
-    Ok(())
+struct Scene<'a> {
+    path: &'static str,
+    from: &'a Node,
+    to: &'a Node,
+    processes: Vec<&'a Process>,
 }
 
-/// Kept connections to a service door, of which an idle one takes the next push: none waits for another's answer.
-struct Callers<'a> {
-    service: SocketAddr,
-    key: &'a str,
-    all: Vec<Http>,
-    idle: Vec<usize>,
-}
-
-impl<'a> Callers<'a> {
-    fn new(service: SocketAddr, key: &'a str) -> Self {
+impl<'a> Scene<'a> {
+    fn on_one(node: &'a Node) -> Self {
         Self {
-            service,
-            key,
-            all: Vec::new(),
-            idle: Vec::new(),
+            path: "one node",
+            from: node,
+            to: node,
+            processes: vec![&node.process],
         }
     }
 
-    fn send(&mut self, crowd: &mut Crowd, body: &str) -> Outcome {
-        let caller = match self.idle.pop() {
-            Some(caller) => caller,
-            None => {
-                let http = Http::connect(self.service, self.key)?;
-                crowd.watch(&http, self.all.len() as u64, EventFlags::IN)?;
-                self.all.push(http);
-                self.all.len() - 1
+    fn over(redis: &'a Redis, a: &'a Node, b: &'a Node, to: &'a Node) -> Self {
+        let back = to.public == a.public;
+        Self {
+            path: if back {
+                "a → Redis → a"
+            } else {
+                "a → Redis → b"
+            },
+            from: a,
+            to,
+            processes: vec![&a.process, &b.process, &redis.process],
+        }
+    }
+
+    fn in_turn(&self, rates: &[u32], seconds: u64) -> Outcome {
+        for &rate in rates {
+            for class in Class::BOTH {
+                self.measure(class, rate, seconds)?;
             }
-        };
-        Ok(self.all[caller].send("/v1/push", body)?)
+        }
+        Ok(())
     }
 
-    fn read(&mut self, caller: usize) -> Outcome {
-        if self.all[caller].try_answer()?.is_some() {
-            self.idle.push(caller);
-        }
+    fn measure(&self, class: Class, rate: u32, seconds: u64) -> Outcome {
+        let mut crowd = Crowd::new()?;
+        let all = users(0..CONNECTIONS);
+        // What an earlier row left in the inboxes is not this one's.
+        connect(&mut crowd, self.to, &all, "&format=raw&since=now")?;
+        let clock = Clock {
+            service: self.from.service,
+            key: &self.from.key,
+            class,
+            users: &all,
+            rate,
+        };
+        let total = rate * u32::try_from(seconds)?;
+        let meter = Meter::start(&self.processes)?;
+        let mut came = clock.run(&mut crowd, |pushed| pushed < total)?;
+        let used = meter.stop()?;
+        let mut seen: Times = came.seen.iter().map(|(_, took)| *took).collect();
+        let mut cells = vec![self.path.into(), class.name().into(), rate.to_string()];
+        cells.push(format!("{} of {total}", seen.len()));
+        cells.extend(seen.cells(&[0.5, 0.9, 0.99, 0.999, 1.0]));
+        cells.extend(came.late.cells(&[0.99]));
+        cells.push(format!("{:.2}", used.others / used.wall));
+        report::row(&cells);
         Ok(())
     }
 }

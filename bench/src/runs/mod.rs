@@ -4,8 +4,10 @@ pub mod broadcast;
 pub mod envelopes;
 pub mod fanout;
 pub mod idle;
+pub mod inbox;
 pub mod latency;
 pub mod pushes;
+pub mod resume;
 pub mod storm;
 
 use std::error::Error;
