@@ -11,7 +11,7 @@ use super::encoded::Encoded;
 use super::resume::{PAGE, Pauses};
 use super::shard::Shard;
 use super::state::State;
-use super::stream::{TaskGuard, Verdict};
+use super::stream::{Stream, TaskGuard, Verdict};
 use crate::backplane::{Page, Top};
 use crate::model::{Address, Message, Position, Target};
 
@@ -53,6 +53,8 @@ impl Shard {
         if !stream.is_mending() {
             let task = spawn_local(self.clone().mend_stream(address.clone()));
             stream.mend(TaskGuard::new(&task));
+        } else {
+            stream.mend_again();
         }
     }
 
@@ -74,8 +76,12 @@ impl Shard {
         let mut pauses = Pauses::new();
         let mut idle = 0;
         loop {
-            let Some(last) = self.state.borrow().last_of(&address) else {
-                return;
+            let last = match self.state.borrow_mut().stream(&address) {
+                None => return,
+                Some(stream) => {
+                    stream.looks();
+                    stream.last()
+                }
             };
             let page = {
                 let _turn = self.reading.acquire().await;
@@ -88,13 +94,18 @@ impl Shard {
                     if done {
                         return;
                     }
-                    if self.state.borrow().last_of(&address) != Some(last) {
+                    let moved =
+                        |stream: &mut Stream| stream.last() != last || stream.is_to_mend_again();
+                    if self.state.borrow_mut().stream(&address).is_none_or(moved) {
                         continue;
                     }
                     // What is held came from a stream that does not have it: that was rolled back since.
                     idle += 1;
                     if idle == IDLE_MAX {
-                        return self.state.borrow_mut().give_up(&address);
+                        // What came since the look goes with it, so the stream is read once more.
+                        self.state.borrow_mut().give_up(&address);
+                        idle = 0;
+                        continue;
                     }
                     "it does not have what came".into()
                 }
@@ -121,6 +132,7 @@ impl Shard {
     /// What was published to these addresses may not have come: their tops are compared, and what differs is mended.
     pub(super) async fn compare(self: Rc<Self>, addresses: Arc<[Address]>) {
         let _catching_up = CatchingUp::new(&self.hub.catching_up);
+        self.state.borrow_mut().missed(&addresses);
         let mut pauses = Pauses::new();
         for some in addresses.chunks(COMPARED) {
             loop {
@@ -166,6 +178,16 @@ impl Shard {
 }
 
 impl State {
+    /// What was published to these addresses may not have come. Where it is not known yet where the stream stands, the
+    /// answer to that may be older than what did not come: it is mended once it is there.
+    fn missed(&mut self, addresses: &[Address]) {
+        for address in addresses {
+            if let Some(followers) = self.followers.get_mut(address) {
+                followers.early |= followers.stream.is_none();
+            }
+        }
+    }
+
     /// Delivers a message in the order of its stream. True if something is missing before it: it is held then.
     pub(super) fn deliver_in_order(&mut self, address: &Address, delivered: Delivered) -> Missing {
         let Some(followers) = self.followers.get_mut(address) else {
@@ -280,7 +302,7 @@ impl State {
         while let Some(stream) = self.stream(address) {
             let Some(held) = stream.next_held(stream.last().offset + 1) else {
                 // What is left is further on: the stream is read again.
-                let done = stream.holds_nothing();
+                let done = stream.holds_nothing() && !stream.is_to_mend_again();
                 if done {
                     stream.mended();
                 }
@@ -295,15 +317,12 @@ impl State {
         true
     }
 
-    /// Ends the mending without what is held, but for what is live only.
+    /// Goes on without what is held, but for what is live only.
     fn give_up(&mut self, address: &Address) {
         while let Some(held) = self.stream(address).and_then(|s| s.next_held(u64::MAX)) {
             if held.encoded.message().place.is_none() {
                 self.deliver_next(address, &held);
             }
-        }
-        if let Some(stream) = self.stream(address) {
-            stream.mended();
         }
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Stream {
 
 struct Mending {
     held: VecDeque<Delivered>,
+    /// Something may be missing that the look under way began too early to find.
+    again: bool,
     _task: TaskGuard,
 }
 
@@ -108,8 +110,30 @@ impl Stream {
 
     /// Begins to mend it by this task.
     pub(super) fn mend(&mut self, task: TaskGuard) {
-        let held = VecDeque::new();
-        self.mending = Some(Mending { held, _task: task });
+        self.mending = Some(Mending {
+            held: VecDeque::new(),
+            again: false,
+            _task: task,
+        });
+    }
+
+    /// Mends it once more after the look that is under way.
+    pub(super) fn mend_again(&mut self) {
+        if let Some(mending) = &mut self.mending {
+            mending.again = true;
+        }
+    }
+
+    /// A look at it begins, which finds all that is missing by now.
+    pub(super) fn looks(&mut self) {
+        if let Some(mending) = &mut self.mending {
+            mending.again = false;
+        }
+    }
+
+    /// Whether the look under way is not enough.
+    pub(super) fn is_to_mend_again(&self) -> bool {
+        self.mending.as_ref().is_some_and(|mending| mending.again)
     }
 
     /// Holds a message while the stream is mended, or gives it back. Of too many the oldest goes: a kept one will be read.
