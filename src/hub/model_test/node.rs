@@ -104,7 +104,9 @@ impl Node {
     ) -> AbortHandle {
         let shard = self.shards[shard % self.shards.len()].clone();
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let place = shard.hub.admission.take(ip).ok().expect("there is room");
+        let Ok(place) = shard.hub.admission.take(ip) else {
+            panic!("there is room");
+        };
         self.spawn(async move {
             let reservation = shard.reserve();
             let key = reservation.key;
