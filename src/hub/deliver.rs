@@ -119,15 +119,6 @@ impl State {
         self.push(key, encoded) != Pushed::Full
     }
 
-    /// Whether messages of the past fit into an outbox as they must for [`State::replay`].
-    pub(super) fn has_room(&mut self, key: SessionKey, messages: &[Arc<Encoded>]) -> bool {
-        let most = self.hub.limits.outbox_bytes / 2;
-        let bytes = |encoded: &Arc<Encoded>| encoded.frame(Format::Json).len();
-        let wanted: usize = messages.iter().map(bytes).sum();
-        let waits = self.get(key).map_or(0, |session| session.outbox.bytes());
-        messages.is_empty() || waits + wanted <= most
-    }
-
     /// Told when a session's outbox has room again.
     pub(super) fn room_of(&mut self, key: SessionKey) -> Rc<Notify> {
         let session = self.get(key);

@@ -11,7 +11,7 @@ pub(super) struct Followers {
     pub(super) holds: u32,
     /// Where the members are in the address's stream, if it is kept, and who is behind; none until it was looked up.
     pub(super) stream: Option<Box<Stream>>,
-    /// A kept message came before that.
+    /// A kept message came before that, or one may have been missed.
     pub(super) early: bool,
 }
 

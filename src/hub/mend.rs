@@ -11,7 +11,7 @@ use super::encoded::Encoded;
 use super::resume::{PAGE, Pauses};
 use super::shard::Shard;
 use super::state::State;
-use super::stream::{TaskGuard, Verdict};
+use super::stream::{Stream, TaskGuard, Verdict};
 use crate::backplane::{Page, Top};
 use crate::model::{Address, Message, Position, Target};
 
@@ -57,6 +57,8 @@ impl Shard {
         if !stream.is_mending() {
             let task = spawn_local(self.clone().mend_stream(address.clone(), guard));
             stream.mend(TaskGuard::new(&task));
+        } else {
+            stream.mend_again();
         }
     }
 
@@ -78,8 +80,12 @@ impl Shard {
         let mut pauses = Pauses::new();
         let mut idle = 0;
         loop {
-            let Some(last) = self.state.borrow().last_of(&address) else {
-                return;
+            let last = match self.state.borrow_mut().stream(&address) {
+                None => return,
+                Some(stream) => {
+                    stream.looks();
+                    stream.last()
+                }
             };
             let page = {
                 let _turn = self.reading.acquire().await;
@@ -92,14 +98,19 @@ impl Shard {
                     if done {
                         return;
                     }
-                    if self.state.borrow().last_of(&address) != Some(last) {
+                    let moved =
+                        |stream: &mut Stream| stream.last() != last || stream.is_to_mend_again();
+                    if self.state.borrow_mut().stream(&address).is_none_or(moved) {
                         idle = 0;
                         continue;
                     }
                     // What is held came from a stream that does not have it: that was rolled back since.
                     idle += 1;
                     if idle == IDLE_MAX {
-                        return self.state.borrow_mut().give_up(&address);
+                        // What came since the look goes with it, so the stream is read once more.
+                        self.state.borrow_mut().give_up(&address);
+                        idle = 0;
+                        continue;
                     }
                     "it does not have what came".into()
                 }
@@ -296,7 +307,7 @@ impl State {
         while let Some(stream) = self.stream(address) {
             let Some(held) = stream.next_held(stream.last().offset + 1) else {
                 // What is left is further on: the stream is read again.
-                let done = stream.holds_nothing();
+                let done = stream.holds_nothing() && !stream.is_to_mend_again();
                 if done {
                     stream.mended();
                 }
@@ -311,15 +322,12 @@ impl State {
         true
     }
 
-    /// Ends the mending without what is held, but for what is live only.
+    /// Goes on without what is held, but for what is live only.
     fn give_up(&mut self, address: &Address) {
         while let Some(held) = self.stream(address).and_then(|s| s.next_held(u64::MAX)) {
             if held.encoded.message().place.is_none() {
                 self.deliver_next(address, &held);
             }
-        }
-        if let Some(stream) = self.stream(address) {
-            stream.mended();
         }
     }
 

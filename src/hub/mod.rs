@@ -19,6 +19,8 @@ mod events;
 mod followers;
 mod history;
 mod mend;
+#[cfg(test)]
+mod model_test;
 mod obey;
 mod outbox;
 mod questions;

@@ -154,6 +154,7 @@ impl Shard {
                     at = position;
                     self.tell_gap(key, &address, at);
                 }
+                Level::At(position) => at = position,
                 Level::Not => {}
             }
             tokio::time::sleep(SHARD_PAUSE).await;
@@ -197,14 +198,18 @@ impl Shard {
             // At hand: who reads alone might never be where they are who get more all the time.
             false => stream.latest_since(at),
         };
-        if let Some(rest) = rest
-            && state.has_room(key, &rest)
-        {
+        if let Some(rest) = rest {
+            self.work.notify_one();
+            let (mut at, now) = (at, unix_millis());
             for encoded in rest {
-                state.replay(key, &encoded);
+                let message = encoded.message();
+                if !message.is_expired(now) && !state.replay(key, &encoded) {
+                    // There was no room for more of it.
+                    return Level::At(at);
+                }
+                at = message.position().unwrap_or(at);
             }
             state.join_members(key, address);
-            self.work.notify_one();
             return Level::Yes;
         }
         let Some(stream) = state.stream(address) else {
@@ -231,6 +236,8 @@ enum Level {
     Yes,
     /// Not yet.
     Not,
+    /// Not yet, but it got this far.
+    At(Position),
     /// It has more than they have.
     Ahead,
     /// What is between is not kept any more; go on from here.

@@ -177,6 +177,12 @@ impl State {
             false => self.push_frame(key, codec::close_frame(code, text)),
         }
         self.detach_all(key);
+        if matches!(reason, CloseReason::SlowConsumer)
+            && let Some(session) = self.get(key)
+        {
+            // What was dropped is not written: it comes again.
+            session.acks = Acks::Client;
+        }
         self.flush(key);
         self.rearm(key);
     }

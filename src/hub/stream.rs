@@ -34,6 +34,8 @@ struct Mending {
     held: VecDeque<Delivered>,
     /// A kept one found no room: it is to be read.
     dropped: bool,
+    /// Something may be missing that the look under way began too early to find.
+    again: bool,
     _task: TaskGuard,
 }
 
@@ -137,13 +139,31 @@ impl Stream {
 
     /// Begins to mend it by this task.
     pub(super) fn mend(&mut self, task: TaskGuard) {
-        let held = VecDeque::new();
-        let dropped = false;
         self.mending = Some(Mending {
-            held,
-            dropped,
+            held: VecDeque::new(),
+            dropped: false,
+            again: false,
             _task: task,
         });
+    }
+
+    /// Mends it once more after the look that is under way.
+    pub(super) fn mend_again(&mut self) {
+        if let Some(mending) = &mut self.mending {
+            mending.again = true;
+        }
+    }
+
+    /// A look at it begins, which finds all that is missing by now.
+    pub(super) fn looks(&mut self) {
+        if let Some(mending) = &mut self.mending {
+            mending.again = false;
+        }
+    }
+
+    /// Whether the look under way is not enough.
+    pub(super) fn is_to_mend_again(&self) -> bool {
+        self.mending.as_ref().is_some_and(|mending| mending.again)
     }
 
     /// Holds a message while the stream is mended, or gives it back. Of too many the oldest goes: a kept one will be read.

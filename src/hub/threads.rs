@@ -74,14 +74,8 @@ impl ShardSeat {
         }
     }
 
-    fn run<F>(self, listener: std::net::TcpListener, on_connection: F)
-    where
-        F: Fn(&Rc<Shard>, TcpStream, SocketAddr) + 'static,
-    {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime needs only an epoll descriptor, which start-up left room for");
+    /// The shard, for the thread that runs it, and its queue.
+    pub(super) fn take(self) -> (Rc<Shard>, mpsc::Receiver<Command>) {
         let shard = Rc::new(Shard {
             state: RefCell::new(State::new(self.hub.clone(), self.index)),
             read_buffer: RefCell::new(vec![0; READ_BYTES].into()),
@@ -91,12 +85,24 @@ impl ShardSeat {
             reading: Semaphore::new(READS_AT_ONCE),
             stop_accepting: Notify::new(),
         });
+        (shard, self.commands)
+    }
+
+    fn run<F>(self, listener: std::net::TcpListener, on_connection: F)
+    where
+        F: Fn(&Rc<Shard>, TcpStream, SocketAddr) + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime needs only an epoll descriptor, which start-up left room for");
+        let (shard, commands) = self.take();
         let tasks = LocalSet::new();
         tasks.block_on(&runtime, async {
             let accepting = spawn_local(accept(shard.clone(), listener, on_connection));
             let end = Rc::new(Notify::new());
             let cursors = spawn_local(shard.clone().keep_cursors(end.clone()));
-            shard.run(self.commands).await;
+            shard.run(commands).await;
             accepting.abort();
             end.notify_one();
             // What clients acknowledged until now; a backplane that is away lets it come again.
