@@ -393,6 +393,34 @@ async fn a_link_that_is_whole_again_says_what_it_may_have_missed() {
 }
 
 #[tokio::test]
+async fn a_new_epoch_is_told_to_every_node_that_listens() {
+    let to = user("42");
+    let (server, end) = start().await;
+    let other = redis_at(&server.url(), |_| {}).await;
+    other.streams.listen(to.clone()).await.expect("listened");
+    let top = end.say(&to, "0").await;
+    until("what it may have missed before is told", async || {
+        other.inbox.missed();
+        end.streams.ailments().is_empty()
+    })
+    .await;
+    // It knows of more than Redis has: that was rolled back.
+    let known = Position {
+        offset: top.offset + 1,
+        ..top
+    };
+    let tops = end.streams.tops(vec![(to.clone(), known)]).await;
+    assert_ne!(tops.expect("answered")[0].position.epoch, top.epoch);
+    let mut missed = Vec::new();
+    until("the other node is told", async || {
+        missed.extend(other.inbox.missed());
+        !missed.is_empty()
+    })
+    .await;
+    assert_eq!(missed, [to]);
+}
+
+#[tokio::test]
 async fn without_the_right_to_ask_which_run_it_is_streams_are_compared_at_every_connection() {
     let to = user("42");
     let (server, end) = start().await;

@@ -8,6 +8,9 @@
 //! `:`         and then the envelope
 //! ```
 //!
+//! And what the script publishes that gives a stream a new epoch: one byte, 3. It is not signed either: it makes nodes look
+//! where the stream stands, and no more.
+//!
 //! The place is not covered by the envelope's signature, since only Redis knows it: whoever can publish there can say that
 //! a message is elsewhere in its stream, but cannot make one.
 
@@ -17,6 +20,12 @@ use super::EnvelopeError;
 use crate::model::{Place, Tag};
 
 const VERSION: u8 = 2;
+const NEW_EPOCH: [u8; 1] = [3];
+
+/// Whether these bytes say that the stream of the address to which they came has a new epoch.
+pub(in crate::backplane) fn is_new_epoch(bytes: &[u8]) -> bool {
+    bytes == NEW_EPOCH
+}
 
 /// Takes the place off an envelope that has one.
 ///

@@ -76,6 +76,9 @@ impl Delivering {
         let Some(address) = parts.keys.address(&channel) else {
             return parts.metrics.dropped("address");
         };
+        if kept::is_new_epoch(&bytes) {
+            return self.arrivals.missed(vec![address]).await;
+        }
         let opened = kept::split(bytes)
             .and_then(|(place, bytes)| open(&parts.sealer, &address, place, bytes));
         match opened {

@@ -210,7 +210,11 @@ impl Shared {
 
     /// Compares a stream with what is known of it.
     pub(super) fn top_call(&self, address: &Address, known: Position) -> Call<'_> {
-        let keys = [self.keys.stream(address), self.keys.meta(address)];
+        let keys = [
+            self.keys.stream(address),
+            self.keys.meta(address),
+            self.keys.channel(address),
+        ];
         let call = self.scripts.top.on(keys).offer();
         call.number(META_LIFE.as_millis())
             .bytes(known.epoch.to_be_bytes().to_vec())
