@@ -171,7 +171,7 @@ pub trait Streams: Send + Sync + 'static {
     ) -> Later<'_, Result<Opened, String>>;
 
     /// Where streams stand, in the order asked. A stream that is behind the position that is known of it, or has another
-    /// message there, gets a new epoch.
+    /// message there, or an epoch that never replaced the one that is known, gets a new epoch.
     ///
     /// # Errors
     /// As above.
@@ -200,9 +200,33 @@ pub(super) struct Found {
     pub(super) before_next: Position,
 }
 
+/// A user's cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cursor {
+    pub(super) at: Position,
+    /// It is that of the device that asks, and not the shared one.
+    pub(super) own: bool,
+}
+
 impl Found {
+    /// Where a session begins that wants to begin there; what was found is behind `asked`, that is the position that was
+    /// asked for or the cursor.
+    pub(super) fn open(&self, from: &From, cursor: Option<Cursor>) -> Opened {
+        let ((start, recovered), told) = match (from, cursor) {
+            (From::Since(Since::Now), _) => ((self.top.position, true), false),
+            (From::Since(Since::After(asked)), _) => (self.after(*asked), true),
+            (From::Cursor(_), Some(cursor)) => (self.after(cursor.at), cursor.own),
+            (From::Cursor(_), None) | (From::Oldest, _) => ((self.before_oldest, true), false),
+        };
+        Opened {
+            top: self.top,
+            start,
+            recovered: told.then_some(recovered),
+        }
+    }
+
     /// Begins behind a position that a client, or a cursor, gave; whether nothing is missing.
-    pub(super) fn after(&self, asked: Position) -> (Position, bool) {
+    fn after(&self, asked: Position) -> (Position, bool) {
         // In the same epoch the same message stands there, and the next one is still kept.
         match asked == self.before_next {
             true => (asked, true),

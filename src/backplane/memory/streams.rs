@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::stream::Stream;
 use super::{Memory, published};
-use crate::backplane::streams::Found;
+use crate::backplane::streams::Cursor;
 use crate::backplane::{
     Append, AppendError, Appended, CursorMove, Durability, Envelope, From, Later, Once, Opened,
     Page, Streams, Top,
@@ -40,6 +40,18 @@ pub(super) struct Kept {
 struct Cursors {
     shared: Option<Position>,
     devices: Vec<(DeviceName, Position, u64)>,
+}
+
+impl Cursors {
+    /// That of a device, else the shared one.
+    fn of(&self, device: Option<&DeviceName>) -> Option<Cursor> {
+        let mut devices = self.devices.iter();
+        let own = devices.find(|(name, ..)| Some(name) == device);
+        match own {
+            Some((_, at, _)) => Some(Cursor { at: *at, own: true }),
+            None => self.shared.map(|at| Cursor { at, own: false }),
+        }
+    }
 }
 
 /// A push that an idempotency key stands for.
@@ -149,18 +161,13 @@ impl Kept {
             Address::User(user) => self.cursors.get(user),
             _ => None,
         };
-        let (asked, told) = match &from {
-            From::Since(Since::Now) | From::Oldest => (None, false),
-            From::Since(Since::After(position)) => (Some(*position), true),
-            From::Cursor(device) => {
-                let own = device.as_ref().zip(cursors).and_then(|(device, cursors)| {
-                    let mut devices = cursors.devices.iter();
-                    devices
-                        .find(|(name, ..)| name == device)
-                        .map(|(_, p, _)| *p)
-                });
-                (own.or(cursors.and_then(|c| c.shared)), own.is_some())
-            }
+        let cursor = match (&from, cursors) {
+            (From::Cursor(device), Some(cursors)) => cursors.of(device.as_ref()),
+            _ => None,
+        };
+        let asked = match from {
+            From::Since(Since::After(position)) => Some(position),
+            _ => cursor.map(|cursor| cursor.at),
         };
         let stream = self.stream(address);
         let before = stream.bytes();
@@ -169,16 +176,7 @@ impl Kept {
         let after = stream.bytes();
         self.bytes = self.bytes + after - before;
         self.make_room();
-        let (start, recovered) = match (from, asked) {
-            (From::Since(Since::Now), _) => (found.top.position, true),
-            (_, Some(asked)) => Found::after(&found, asked),
-            (_, None) => (found.before_oldest, true),
-        };
-        Opened {
-            top: found.top,
-            start,
-            recovered: told.then_some(recovered),
-        }
+        found.open(&from, cursor)
     }
 
     fn advance(&mut self, to: CursorMove) {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use redis::Value;
 
 use crate::backplane::Top;
-use crate::backplane::streams::Found;
+use crate::backplane::streams::{Cursor, Found};
 use crate::model::{MessageId, Place, Position, Tag};
 
 /// What became of an append.
@@ -18,9 +18,7 @@ pub(super) struct Answer {
 /// Where a session may begin, and the cursor that was asked for.
 pub(super) struct Start {
     pub(super) found: Found,
-    pub(super) cursor: Option<Position>,
-    /// It is the device's own.
-    pub(super) own: bool,
+    pub(super) cursor: Option<Cursor>,
 }
 
 /// What is left of an answer.
@@ -126,7 +124,8 @@ pub(super) fn start(value: Value) -> Option<Start> {
         value => Some(cursor(&bytes(value)?)?),
     };
     let own = values.next()? == Value::Int(1);
-    Some(Start { found, cursor, own })
+    let cursor = cursor.map(|at| Cursor { at, own });
+    Some(Start { found, cursor })
 }
 
 /// `<epoch>:<offset>:<tag>:<when>`, epoch and tag in hex.

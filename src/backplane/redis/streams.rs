@@ -184,28 +184,7 @@ impl Shared {
             call = call.bytes(device.as_str().as_bytes());
         }
         let found = self.ask(call, reply::start).await?;
-        let top = found.found.top;
-        let (asked, told) = match from {
-            From::Since(Since::Now) => {
-                return Ok(Opened {
-                    top,
-                    start: top.position,
-                    recovered: None,
-                });
-            }
-            From::Since(Since::After(position)) => (Some(position), true),
-            From::Cursor(_) => (found.cursor, found.own),
-            From::Oldest => (None, false),
-        };
-        let (start, recovered) = match asked {
-            Some(asked) => found.found.after(asked),
-            None => (found.found.before_oldest, true),
-        };
-        Ok(Opened {
-            top,
-            start,
-            recovered: told.then_some(recovered),
-        })
+        Ok(found.found.open(&from, found.cursor))
     }
 
     /// Compares a stream with what is known of it.
