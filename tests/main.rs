@@ -36,4 +36,5 @@ mod streams_model;
 mod streams_redis;
 mod support;
 mod tools;
+mod unknown;
 mod wire;

@@ -391,3 +391,29 @@ async fn a_key_makes_a_retry_of_a_broadcast_one_too() {
         assert_eq!(next(&mut socket).await["data"], data);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_live_only_waits_until_who_is_behind_has_what_it_missed() {
+    let node = node_with(|c| {
+        c.limits.message_bytes = 4 << 10;
+        c.limits.outbox_bytes = 16 << 10;
+        c.inbox.max_messages = 20_000;
+        c.inbox.max_bytes = 64 << 20;
+    })
+    .await;
+    let (_, welcome) = node.join("42", "&device=a").await;
+    let beginning = text(&welcome["position"]);
+    let body = "x".repeat(2 << 10);
+    for n in 0..4000 {
+        let message = json!({"n": n, "x": body});
+        assert_eq!(node.push("42", message).await["durability"], "MEMORY");
+    }
+    // Far more than its outbox and its socket hold, and it does not read yet.
+    let query = format!("&device=b&since={beginning}");
+    let (mut socket, _) = node.join("42", &query).await;
+    let live = json!({"user_id": "42", "message": {"n": 4000}, "class": "VOLATILE"});
+    assert_eq!(node.post("/v1/push", live).await.0, 200);
+    for n in 0..=4000 {
+        assert_eq!(next(&mut socket).await["data"]["n"], n);
+    }
+}

@@ -110,13 +110,19 @@ impl State {
     /// Puts a message of the past into an outbox, if that leaves half of it to what comes now. True if there is nothing
     /// more to do.
     pub(super) fn replay(&mut self, key: SessionKey, encoded: &Arc<Encoded>) -> bool {
-        let most = self.hub.limits.outbox_bytes / 2;
-        let waits = self.get(key).map_or(0, |session| session.outbox.bytes());
-        if waits > 0 && waits + encoded.frame(Format::Json).len() > most {
+        if !self.has_room(key, encoded) {
             self.flush(key);
-            return false;
+            if !self.has_room(key, encoded) {
+                return false;
+            }
         }
         self.push(key, encoded) != Pushed::Full
+    }
+
+    fn has_room(&mut self, key: SessionKey, encoded: &Encoded) -> bool {
+        let most = self.hub.limits.outbox_bytes / 2;
+        let waits = self.get(key).map_or(0, |session| session.outbox.bytes());
+        waits == 0 || waits + encoded.frame(Format::Json).len() <= most
     }
 
     /// Told when a session's outbox has room again.

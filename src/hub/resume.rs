@@ -173,6 +173,8 @@ impl Shard {
                     self.work.notify_one();
                     return;
                 }
+                // The shard's loop watches a socket that is full.
+                self.work.notify_one();
                 state.room_of(key)
             };
             // The wait ends with the session, whose end ends this task.
