@@ -17,6 +17,8 @@ use crate::model::{Address, DeviceName, Message, MessageId, Position, Since, Use
 /// Bytes that all streams may hold together. Beyond that the longest untouched lose their messages, and whoever resumes
 /// there is told so.
 const BYTES_MAX: u64 = 256 << 20;
+/// Streams, empty ones too; beyond that the longest untouched go, with their users' cursors.
+const STREAMS_MAX: usize = 1_000_000;
 /// Cursors of one user's devices, the shared one aside; the longest silent is forgotten.
 const DEVICES_MAX: usize = 16;
 /// Idempotency keys that are known at once.
@@ -73,7 +75,8 @@ impl Kept {
 
     /// Forgets whole streams, the longest untouched first, until there is room, and what is said of touches long ago.
     fn make_room(&mut self) {
-        while self.bytes > BYTES_MAX || self.touched.len() > 2 * self.streams.len() + 1024 {
+        let over = |kept: &Self| kept.bytes > BYTES_MAX || kept.streams.len() > STREAMS_MAX;
+        while over(self) || self.touched.len() > 2 * self.streams.len() + 1024 {
             let Some((number, address)) = self.touched.pop_front() else {
                 return;
             };
@@ -81,9 +84,12 @@ impl Kept {
             if newest != Some(number) {
                 continue;
             }
-            if self.bytes > BYTES_MAX {
+            if over(self) {
                 if let Some((stream, _)) = self.streams.remove(&address) {
                     self.bytes -= stream.bytes();
+                }
+                if let Address::User(user) = &address {
+                    self.cursors.remove(user);
                 }
             } else {
                 self.touched.push_back((number, address));
