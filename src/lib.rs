@@ -1,7 +1,7 @@
 //! Tidings: the real-time notification gateway of a microservice fleet. See ARCHITECTURE.md.
 //!
-//! Rooms, bottom to top; each names only what is below it: `model`, `telemetry`, `wire`, `backplane`, `tickets`, `hub`,
-//! `sources`, `fleet`, `doors`, `config`, `node`, `cli`.
+//! Rooms, bottom to top; each names only what is below it: `model`, `telemetry`, `tls`, `wire`, `backplane`, `tickets`,
+//! `hub`, `sources`, `fleet`, `doors`, `config`, `node`, `cli`.
 
 pub mod backplane;
 pub mod cli;
@@ -14,6 +14,7 @@ pub mod node;
 pub mod sources;
 pub mod telemetry;
 pub mod tickets;
+pub mod tls;
 pub mod wire;
 
 /// The generated service API (`proto/tidings/v1/tidings.proto`).

@@ -21,6 +21,7 @@ use crate::hub::{Hub, HubParts, Intake, Namespaces, ShardThreads};
 use crate::model::{NodeId, Secret, unix_millis};
 use crate::sources;
 use crate::telemetry::Metrics;
+use crate::tls::Certificates;
 use crate::tickets::{
     JwtVerifier, MemoryResume, MemoryTickets, RedisResume, RedisTickets, ResumeStore,
     ResumeTickets, TicketStore, Tickets,
@@ -112,6 +113,7 @@ pub struct Node {
     admins: Vec<JoinHandle<()>>,
     shards: ShardThreads,
     links: Links,
+    certificates: Arc<Certificates>,
     tasks: JoinSet<()>,
 }
 
@@ -125,6 +127,7 @@ impl Node {
         let id = node_id(config.node.id.as_deref());
         let namespaces = Arc::new(Namespaces::new(&config.namespaces, mode == Mode::Dev));
         let metrics = Metrics::new();
+        let certificates = Arc::new(Certificates::load(config.certificates(), &metrics.tls)?);
         let intake = Intake::new(&config.hub, &metrics);
         let links = Links::new(&config, &intake, &metrics)?;
         let secret = config.backplane.secret.as_ref();
@@ -164,7 +167,7 @@ impl Node {
             router: hub.router.clone(),
             tickets: tickets.clone(),
             leases: links.leases.clone(),
-            keys: ApiKeys::new(&config.api_keys)?,
+            keys: config.callers()?,
             limits: config.limits.clone(),
             url: url.clone(),
             metrics: metrics.clone(),
@@ -187,14 +190,15 @@ impl Node {
         )
         .await?;
         let playground = (mode == Mode::Dev).then(|| playground(&routes, &addresses, &id));
-        let door = Arc::new(Public::new(
+        let door = Public::new(
             &config.public,
             mode == Mode::Dev,
             tickets,
             jwt,
             url,
             playground,
-        ));
+        );
+        let door = Arc::new(door.with_tls(certificates.door("public")));
         let shards = ShardThreads::start(seats, listeners, move |shard, stream, peer| {
             door.connection(shard, stream, peer);
         })
@@ -227,7 +231,8 @@ impl Node {
         });
         let mut phases = health.phases();
         let closing = async move { phases.reached(Phase::Closing).await };
-        let service = tokio::spawn(service::serve(service_socket, routes, closing));
+        let tls = certificates.door("service");
+        let service = tokio::spawn(service::serve(service_socket, routes, tls, closing));
         let stop_admin = watch::Sender::new(false);
         let keys = match addresses.admin.ip().is_loopback() {
             true => None,
@@ -235,18 +240,23 @@ impl Node {
         };
         let routes = admin::routes(health.clone(), metrics, keys);
         let mut admins = vec![tokio::spawn(admin::serve(
+            "admin",
             admin_socket,
             routes,
+            certificates.door("admin"),
             told(&stop_admin),
         ))];
         if let Some(socket) = probe_socket {
             let routes = admin::probe_routes(health.clone());
             admins.push(tokio::spawn(admin::serve(
+                "probe",
                 socket,
                 routes,
+                certificates.door("probe"),
                 told(&stop_admin),
             )));
         }
+        tasks.spawn(certificates.clone().watch(config.tls.watch_interval));
         health.enter(Phase::Serving);
         warn_if_killed_early(&config.drain);
         tracing::info!(node = %id, %public, service = %addresses.service, admin = %addresses.admin, "serving");
@@ -263,6 +273,7 @@ impl Node {
             admins,
             shards,
             links,
+            certificates,
             tasks,
         })
     }
@@ -280,6 +291,16 @@ impl Node {
     /// Connections, handshakes under way included.
     pub fn connections(&self) -> usize {
         self.hub.admission.connections()
+    }
+
+    /// Takes up the certificates that are in the doors' files now. What is connected is not touched.
+    ///
+    /// # Errors
+    /// A line for each door whose new files are not good; it goes on with what it had.
+    pub async fn reload_certificates(&self) -> Result<(), String> {
+        let certificates = self.certificates.clone();
+        let reloading = tokio::task::spawn_blocking(move || certificates.reload());
+        reloading.await.unwrap_or_else(|e| Err(e.to_string()))
     }
 
     /// Leaves: readiness goes red; all doors accept for `deregister_delay`; listeners close and calls in flight finish;

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 /// The rooms, bottom to top; a room names only what is before it. `proto` is generated and below all.
-const ROOMS: [&str; 13] = [
+const ROOMS: [&str; 14] = [
     "proto",
     "model",
     "telemetry",
+    "tls",
     "wire",
     "backplane",
     "tickets",

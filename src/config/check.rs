@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use super::{Config, Mode};
-use crate::doors::service::ApiKeys;
 use crate::model::UserId;
 use crate::tickets::RESUME_LIFE_MAX;
 
@@ -25,6 +24,7 @@ impl Config {
         problems.extend(sources.filter_map(|source| source.check(&self.backplane).err()));
         problems.extend(self.check_names());
         problems.extend(self.check_keys(mode));
+        problems.extend(self.check_tls());
         problems.extend(match mode {
             Mode::Dev => self.check_dev(),
             Mode::Production => self.check_production(),
@@ -160,7 +160,7 @@ impl Config {
                 ));
             }
         }
-        match ApiKeys::new(&self.api_keys) {
+        match self.callers() {
             Err(problem) => problems.push(problem),
             Ok(_) if mode == Mode::Dev => {}
             Ok(keys) if keys.is_empty() => problems.push(
@@ -193,9 +193,12 @@ impl Config {
         if self.public.allowed_origins.is_empty() {
             problems.push("[public] allowed_origins is empty, so no browser could connect; name your pages' origins, as in [\"https://app.example.com\"]".into());
         }
-        if !self.service.listen.ip().is_loopback() && !self.service.insecure {
+        if !self.service.listen.ip().is_loopback()
+            && !self.service.insecure
+            && self.service.tls.is_none()
+        {
             problems.push(format!(
-                "[service] listen = \"{}\" is open to the network without TLS, which this version does not have yet; listen on loopback, or say insecure = true if that network is private",
+                "[service] listen = \"{}\" is open to the network without TLS; name its certificate in [service.tls], listen on loopback, or say insecure = true if that network is private",
                 self.service.listen
             ));
         }
@@ -255,7 +258,7 @@ mod tests {
             ),
             (
                 |c| c.service.listen.set_ip([0, 0, 0, 0].into()),
-                "[service] listen = \"0.0.0.0:8081\" is open to the network without TLS, which this version does not have yet; listen on loopback, or say insecure = true if that network is private",
+                "[service] listen = \"0.0.0.0:8081\" is open to the network without TLS; name its certificate in [service.tls], listen on loopback, or say insecure = true if that network is private",
             ),
             (
                 |c| c.service.stream_window = 0,
@@ -368,7 +371,7 @@ mod tests {
             |c, open| c.public.listen = open,
             |c, open| c.service.listen = open,
             |c, open| c.admin.listen = open,
-            |c, open| c.probe = Some(crate::doors::config::ProbeConfig { listen: open }),
+            |c, open| c.probe = Some(crate::doors::config::ProbeConfig { listen: open, tls: None }),
         ];
         for change in doors {
             let mut config = Config::dev();

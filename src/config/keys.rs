@@ -10,12 +10,16 @@ use toml::{Table, Value};
 
 use super::{Config, NodeConfig};
 use crate::backplane::{BackplaneConfig, BackplaneUrl};
-use crate::doors::config::{ApiKeyConfig, ProbeConfig, PublicConfig, Scope};
+use crate::doors::config::{
+    AdminConfig, ApiKeyConfig, ClientConfig, ProbeConfig, PublicConfig, Scope, ServiceConfig,
+    ServiceTlsConfig,
+};
 use crate::hub::{Namespace, PublishRule, SubscribeRule};
 use crate::model::{ChannelName, Secret};
 use crate::sources::{Patience, Pointer, SourceConfig, SourceKind};
 use crate::tickets::JwtConfig;
 use crate::tickets::jwt::JwtAlgorithm;
+use crate::tls::{ClientAuth, TlsConfig};
 
 /// What a key holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,14 +74,22 @@ fn collect(table: &Table, above: &str, in_list: bool, keys: &mut BTreeMap<String
 fn filled() -> Config {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let text = || Some(String::from("x"));
+    let tls = || TlsConfig {
+        cert_file: "x".into(),
+        key_file: "x".into(),
+    };
     Config {
         node: NodeConfig { id: text() },
         public: PublicConfig {
             listen,
             url: text(),
             allowed_origins: Vec::new(),
+            tls: Some(tls()),
         },
-        probe: Some(ProbeConfig { listen }),
+        probe: Some(ProbeConfig {
+            listen,
+            tls: Some(tls()),
+        }),
         api_keys: vec![ApiKeyConfig {
             name: String::new(),
             sha256: Secret::new(""),
@@ -119,8 +131,26 @@ fn filled() -> Config {
             group: text(),
             claim_after: Some(Patience(Duration::ZERO)),
         }],
-        service: Default::default(),
-        admin: Default::default(),
+        service: ServiceConfig {
+            tls: Some(ServiceTlsConfig {
+                cert_file: "x".into(),
+                key_file: "x".into(),
+                client_ca_file: Some("x".into()),
+                client_auth: ClientAuth::Optional,
+                clients: vec![ClientConfig {
+                    name: String::new(),
+                    scopes: vec![Scope::Push],
+                    addresses: Vec::new(),
+                    pushes_per_second: 0,
+                }],
+            }),
+            ..ServiceConfig::default()
+        },
+        admin: AdminConfig {
+            listen,
+            tls: Some(tls()),
+        },
+        tls: Default::default(),
         backplane: BackplaneConfig {
             url: Some(BackplaneUrl::new("redis://127.0.0.1:6379")),
             secret: Some(Secret::new("")),

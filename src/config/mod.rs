@@ -1,6 +1,7 @@
 //! The whole configuration: the sum of what each room reads. Only the composition root sees it.
 
 mod check;
+mod check_tls;
 mod dev;
 mod file;
 mod keys;
@@ -22,6 +23,7 @@ use crate::hub::{HeartbeatConfig, HubConfig, InboxConfig, Limits, Namespace};
 use crate::sources::SourceConfig;
 use crate::telemetry::LogConfig;
 use crate::tickets::{JwtConfig, TicketConfig};
+use crate::tls::WatchConfig;
 
 /// Everything a node reads at start.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -38,6 +40,8 @@ pub struct Config {
     /// Probes alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeConfig>,
+    /// How certificates are kept fresh.
+    pub tls: WatchConfig,
     /// What links nodes.
     pub backplane: BackplaneConfig,
     /// Who may call the service door.

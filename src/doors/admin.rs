@@ -13,10 +13,11 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::config::Scope;
-use super::listener;
+use super::listener::Listener;
 use super::service::ApiKeys;
 use crate::fleet::Health;
 use crate::telemetry::Metrics;
+use crate::tls::DoorTls;
 
 /// What OpenMetrics 1.0 is sent as.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -74,6 +75,18 @@ async fn readyz(State(health): State<Arc<Health>>, Query(asked): Query<Asked>) -
 }
 
 /// Serves until told to stop.
-pub async fn serve(socket: TcpListener, routes: Router, stop: impl Future<Output = ()>) {
-    listener::serve("admin", socket, routes, stop).await;
+pub async fn serve(
+    door: &'static str,
+    socket: TcpListener,
+    routes: Router,
+    tls: Option<Arc<DoorTls>>,
+    stop: impl Future<Output = ()>,
+) {
+    let listener = Listener {
+        door,
+        socket,
+        routes,
+        tls,
+    };
+    listener.serve(stop).await;
 }

@@ -1,10 +1,12 @@
 //! What the doors read from the configuration.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Origin, Secret};
+use crate::tls::{ClientAuth, TlsConfig};
 
 /// The API key of `tidings dev`. Everybody knows it, so `serve` refuses to start with it.
 pub const DEVELOPMENT_KEY: &str = "dev-key-not-for-production";
@@ -19,6 +21,9 @@ pub struct PublicConfig {
     pub url: Option<String>,
     /// Origins that browsers may connect from.
     pub allowed_origins: Vec<Origin>,
+    /// What it shows; left out = no TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
 }
 
 impl Default for PublicConfig {
@@ -27,6 +32,7 @@ impl Default for PublicConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
             url: None,
             allowed_origins: Vec::new(),
+            tls: None,
         }
     }
 }
@@ -43,6 +49,9 @@ pub struct ServiceConfig {
     pub reflection: bool,
     /// Items of one `PushNotifications` stream that may be under way at once.
     pub stream_window: usize,
+    /// What it shows, and who may show what to it; left out = no TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServiceTlsConfig>,
 }
 
 impl Default for ServiceConfig {
@@ -52,6 +61,7 @@ impl Default for ServiceConfig {
             insecure: false,
             reflection: false,
             stream_window: 256,
+            tls: None,
         }
     }
 }
@@ -62,12 +72,16 @@ impl Default for ServiceConfig {
 pub struct AdminConfig {
     /// Address and port; port 0 = a free one. Away from loopback it demands an API key with the scope `admin`.
     pub listen: SocketAddr,
+    /// What it shows; left out = no TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8082)),
+            tls: None,
         }
     }
 }
@@ -77,6 +91,42 @@ impl Default for AdminConfig {
 pub struct ProbeConfig {
     /// Address and port; port 0 = a free one.
     pub listen: SocketAddr,
+    /// What it shows; left out = no TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+}
+
+/// `[service.tls]`: what the service door shows, and whose certificates it takes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServiceTlsConfig {
+    /// As in [`TlsConfig`].
+    pub cert_file: PathBuf,
+    /// As in [`TlsConfig`].
+    pub key_file: PathBuf,
+    /// A PEM file of who vouches for services' certificates; left out = none is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca_file: Option<PathBuf>,
+    /// Whether a service has to show one.
+    #[serde(default)]
+    pub client_auth: ClientAuth,
+    /// Who may do what by its certificate.
+    #[serde(default)]
+    pub clients: Vec<ClientConfig>,
+}
+
+/// One of `[[service.tls.clients]]`: what the holder of a certificate may, as an API key would allow it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClientConfig {
+    /// A name of the certificate: its SPIFFE id, else a DNS name, else its common name.
+    pub name: String,
+    /// As of an API key.
+    pub scopes: Vec<Scope>,
+    /// As of an API key.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// As of an API key.
+    #[serde(default)]
+    pub pushes_per_second: u32,
 }
 
 /// One of `[[api_keys]]`.

@@ -30,6 +30,7 @@ mod resume;
 mod router;
 mod session;
 mod shard;
+mod socket;
 mod state;
 mod stream;
 mod threads;
@@ -63,6 +64,7 @@ pub use reservation::Reservation;
 pub use router::{ACCEPT_TIMEOUT, Router};
 pub use session::Acks;
 pub use shard::{Asked, NotAdmitted, Prepared, Shard};
+pub use socket::Link;
 pub use threads::{ShardSeat, ShardThreads};
 
 /// What the shards of a node share; read only, but for counters.

@@ -41,12 +41,19 @@ enum Step {
     End,
 }
 
+/// Where a connection's bytes come from.
+pub(super) struct Inlet {
+    pub(super) socket: Rc<TcpStream>,
+    /// They are encrypted; the session has what decrypts them.
+    pub(super) is_tls: bool,
+}
+
 /// The one loop of a connection. Its input: the socket; what it writes goes through the outbox. It ends with the session,
 /// which aborts it.
 pub(super) async fn read_loop(
     shard: Rc<Shard>,
     key: SessionKey,
-    stream: Rc<TcpStream>,
+    inlet: Inlet,
     early: Vec<u8>,
 ) {
     let limits = codec::Limits {
@@ -56,11 +63,11 @@ pub(super) async fn read_loop(
     let mut decoder = Decoder::new(Role::Server, limits);
     let mut pending = early;
     loop {
-        let step = shard.step(key, &stream, &mut decoder, &mut pending);
+        let step = shard.step(key, &inlet, &mut decoder, &mut pending);
         shard.work.notify_one();
         match step {
             Step::Wait => {
-                if stream.readable().await.is_err() {
+                if inlet.socket.readable().await.is_err() {
                     return;
                 }
             }
@@ -77,7 +84,7 @@ impl Shard {
     fn step(
         &self,
         key: SessionKey,
-        stream: &TcpStream,
+        inlet: &Inlet,
         decoder: &mut Decoder,
         pending: &mut Vec<u8>,
     ) -> Step {
@@ -89,7 +96,11 @@ impl Shard {
             };
         }
         let mut buffer = self.read_buffer.borrow_mut();
-        match stream.try_read(&mut buffer) {
+        let received = match inlet.is_tls {
+            false => inlet.socket.try_read(&mut buffer),
+            true => self.try_read_tls(key, &mut buffer),
+        };
+        match received {
             Ok(0) => {
                 self.state.borrow_mut().remove(key, false);
                 Step::End
@@ -105,16 +116,26 @@ impl Shard {
                     step => step,
                 }
             }
-            Err(error)
-                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
-            {
-                Step::Wait
-            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Step::Wait,
+            Err(error) if error.kind() == ErrorKind::Interrupted => Step::Yield,
             Err(_) => {
                 self.state.borrow_mut().remove(key, false);
                 Step::End
             }
         }
+    }
+
+    /// Reads and decrypts. What TLS itself has to answer to that goes out at once.
+    fn try_read_tls(&self, key: SessionKey, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut state = self.state.borrow_mut();
+        let Some(session) = state.get(key) else {
+            return Ok(0);
+        };
+        let received = session.transport.try_read_tls(buffer);
+        if session.transport.is_waiting() {
+            state.flush(key);
+        }
+        received
     }
 
     /// Decodes bytes and does what their frames say, up to a wish.

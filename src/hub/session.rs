@@ -1,7 +1,10 @@
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -11,6 +14,7 @@ use super::delivery::UserPlaceGuard;
 use super::encoded::Format;
 use super::events::Events;
 use super::outbox::Outbox;
+use super::socket::{Link, Tls};
 use super::wheel::Tick;
 use crate::model::{
     Address, ChannelName, ConnectionId, DeviceName, Lineage, Origin, Position, UserId,
@@ -108,8 +112,73 @@ pub(super) struct Session {
 pub(super) enum Transport {
     /// They are written to its socket.
     Socket(Rc<TcpStream>),
+    /// They are encrypted and written to its socket.
+    Tls(Box<Tls>),
     /// The body of a response takes them.
     Events(Box<Events>),
+}
+
+impl From<Link> for Transport {
+    fn from(link: Link) -> Self {
+        match link {
+            Link::Plain(stream) => Self::Socket(Rc::new(stream)),
+            Link::Tls(stream) => Self::Tls(Box::new(Tls::new(*stream))),
+        }
+    }
+}
+
+impl Transport {
+    /// The socket, if it is the shard's.
+    pub(super) fn socket(&self) -> Option<&Rc<TcpStream>> {
+        match self {
+            Self::Socket(stream) => Some(stream),
+            Self::Tls(tls) => Some(tls.socket()),
+            Self::Events(_) => None,
+        }
+    }
+
+    /// Whether something has left the outbox that the socket has to take yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.wants_write())
+    }
+
+    /// Bytes of frames that have left the outbox and that the socket has to take yet.
+    pub(super) fn waiting(&self) -> usize {
+        match self {
+            Self::Tls(tls) => tls.waiting(),
+            Self::Socket(_) | Self::Events(_) => 0,
+        }
+    }
+
+    /// Writes as much as is taken now.
+    pub(super) fn try_write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Socket(stream) => stream.try_write_vectored(slices),
+            Self::Tls(tls) => tls.try_write_vectored(slices),
+            Self::Events(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Reads what is there now, if the client's frames come over TLS.
+    pub(super) fn try_read_tls(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tls(tls) => tls.try_read(buffer),
+            Self::Socket(_) | Self::Events(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Ends our side of the stream; `false` = the socket has to take something before that.
+    pub(super) fn end(&mut self) -> bool {
+        if let Self::Tls(tls) = self
+            && !tls.end()
+        {
+            return false;
+        }
+        if let Some(socket) = self.socket() {
+            let _ = SockRef::from(&**socket).shutdown(Shutdown::Write);
+        }
+        true
+    }
 }
 
 /// One address that a session follows, and where the session stands in the address's list of members.
@@ -169,7 +238,7 @@ impl Session {
             Phase::Closing { until, .. } | Phase::Lingering { until } => Some(until),
             Phase::Open => {
                 let (heard, renewal) = match &self.transport {
-                    Transport::Socket(_) => (self.heard, 0),
+                    Transport::Socket(_) | Transport::Tls(_) => (self.heard, 0),
                     // Nothing comes from the client, so only what is written counts.
                     Transport::Events(events) => (self.sent, events.renewal),
                 };

@@ -3,7 +3,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_local;
 
@@ -11,6 +10,7 @@ use super::admission::{Bucket, PlaceGuard};
 use super::delivery::UserPlaceGuard;
 use super::reservation::Reservation;
 use super::session::{Acks, Phase, Session, SessionKey, Transport};
+use super::socket::Link;
 use super::state::State;
 use super::wheel::ticks;
 use super::{Format, Hub, SubscribeRule, UserLimit, reader};
@@ -241,12 +241,17 @@ impl Shard {
 
     /// Makes a session of an upgraded socket: `welcome`, then `subscribed` for each channel, then messages. `early` is
     /// what the client sent behind its handshake.
-    pub fn admit(self: &Rc<Self>, prepared: Prepared, stream: TcpStream, early: Vec<u8>) {
-        let stream = Rc::new(stream);
-        let Some(key) = self.begin(prepared, Transport::Socket(stream.clone())) else {
+    pub fn admit(self: &Rc<Self>, prepared: Prepared, link: Link, early: Vec<u8>) {
+        let transport = Transport::from(link);
+        let is_tls = matches!(transport, Transport::Tls(_));
+        let Some(socket) = transport.socket().cloned() else {
             return;
         };
-        let task = spawn_local(reader::read_loop(self.clone(), key, stream, early));
+        let Some(key) = self.begin(prepared, transport) else {
+            return;
+        };
+        let inlet = reader::Inlet { socket, is_tls };
+        let task = spawn_local(reader::read_loop(self.clone(), key, inlet, early));
         if let Some(session) = self.state.borrow_mut().get(key) {
             session.reader = Some(task.abort_handle());
         }

@@ -1,7 +1,5 @@
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::net::Shutdown;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -223,18 +221,25 @@ impl State {
         };
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(key.slot);
+        let waits = session.outbox.bytes() + session.transport.waiting();
         if session.is_open() {
             self.hub.metrics.closed(1006, CloseReason::Lost.name());
         }
         match &mut session.transport {
             // The kernel would go on offering what the client does not take.
-            Transport::Socket(stream) if reset => {
-                let _ = SockRef::from(&**stream).set_linger(Some(Duration::ZERO));
+            Transport::Events(events) => events.wake(),
+            transport if reset => {
+                if let Some(socket) = transport.socket() {
+                    let _ = SockRef::from(&**socket).set_linger(Some(Duration::ZERO));
+                }
             }
             Transport::Socket(_) => {}
-            Transport::Events(events) => events.wake(),
+            // Without it the client cannot tell our end from that of somebody in between.
+            Transport::Tls(tls) => {
+                tls.end();
+            }
         }
-        self.unsettled.outbox_bytes -= session.outbox.bytes() as i64;
+        self.unsettled.outbox_bytes -= waits as i64;
         self.settle();
         self.hub.metrics.connections.dec();
     }
@@ -245,25 +250,26 @@ impl State {
         let Some(session) = live(&mut self.slots, key) else {
             return;
         };
-        if session.blocked.is_some() || session.outbox.is_empty() {
+        if session.blocked.is_some() || (session.outbox.is_empty() && !session.transport.is_waiting()) {
             return;
         }
-        let stream = match &mut session.transport {
-            Transport::Socket(stream) => Rc::clone(stream),
-            Transport::Events(events) => return events.wake(),
-        };
+        if let Transport::Events(events) = &mut session.transport {
+            return events.wake();
+        }
         let unsettled = &mut self.unsettled;
         unsettled.outbox_bytes -= session.outbox.drop_expired(unix_millis) as i64;
+        let waited = session.outbox.bytes() + session.transport.waiting();
         let failed = loop {
             let mut slices = no_slices();
             let count = session.outbox.slices(&mut slices);
-            if count == 0 {
+            if count == 0 && !session.transport.is_waiting() {
                 break false;
             }
-            match stream.try_write_vectored(&slices[..count]) {
+            match session.transport.try_write_vectored(&slices[..count]) {
+                // Nothing was left but what had been encrypted before, and it is out.
+                Ok(0) if count == 0 => {}
                 Ok(0) => break true,
                 Ok(written) => {
-                    unsettled.outbox_bytes -= written as i64;
                     unsettled.writes += 1;
                     unsettled.bytes_out += written as u64;
                     unsettled.frames_out += session.outbox.advance(written, &mut self.pool);
@@ -276,15 +282,19 @@ impl State {
                 Err(_) => break true,
             }
         };
+        let waits = session.outbox.bytes() + session.transport.waiting();
+        unsettled.outbox_bytes -= waited as i64 - waits as i64;
         if failed {
             return self.remove(key, false);
         }
         self.wrote(key, now);
-        if let Some(session) = self.get(key)
+        if let Some(session) = live(&mut self.slots, key)
             && session.outbox.is_empty()
+            && !session.transport.is_waiting()
             && matches!(session.phase, Phase::Lingering { .. })
+            && !session.transport.end()
         {
-            let _ = SockRef::from(&*stream).shutdown(Shutdown::Write);
+            self.stalled.push(key);
         }
     }
 
@@ -317,6 +327,7 @@ impl State {
         }
         if session.acks == Acks::Auto
             && session.outbox.is_empty()
+            && !session.transport.is_waiting()
             && let Some(reached) = session.reached
             && session.told != reached.offset
         {

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use super::command::Command;
-use super::session::{SessionKey, Transport};
+use super::session::SessionKey;
 use super::shard::Shard;
 use super::state::State;
 use super::wheel::TICK;
@@ -114,10 +114,9 @@ impl Shard {
             let Some(session) = state.get(key) else {
                 continue;
             };
-            let Transport::Socket(stream) = &session.transport else {
+            let Some(stream) = session.transport.socket().cloned() else {
                 continue;
             };
-            let stream = stream.clone();
             let shard = self.clone();
             let task = spawn_local(async move {
                 // An error shows at the next write.

@@ -4,11 +4,13 @@
 pub mod logs;
 mod metrics;
 mod sources;
+mod tls;
 
 use serde::{Deserialize, Serialize};
 
 pub use metrics::{BackplaneMetrics, Call, Closed, Metrics, Reason};
 pub use sources::{SourceMetrics, StreamEvent};
+pub use tls::TlsMetrics;
 
 /// `[log]`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

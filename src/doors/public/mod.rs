@@ -21,13 +21,17 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::hub::Shard;
 use crate::tickets::{JwtVerifier, Tickets};
+use crate::tls::DoorTls;
 use answer::Answer;
 use arrival::Arrival;
 use cors::Origins;
@@ -46,6 +50,7 @@ pub struct Public {
     url: Option<String>,
     playground: Option<Playground>,
     told: Arc<Semaphore>,
+    tls: Option<Arc<DoorTls>>,
 }
 
 impl Public {
@@ -65,47 +70,106 @@ impl Public {
             url,
             playground,
             told: Arc::new(Semaphore::new(TOLD_AT_ONCE)),
+            tls: None,
         }
     }
 
-    /// Serves one connection, on the shard's thread.
+    /// Speaks TLS.
+    pub fn with_tls(mut self, tls: Option<Arc<DoorTls>>) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Serves one connection, on the shard's thread: TLS, if the door speaks it, then HTTP. The first request's time runs
+    /// from here.
     pub fn connection(self: &Arc<Self>, shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
+        let accepted = Instant::now();
         give_up_after(
             &stream,
             shard.hub.heartbeat.interval + shard.hub.heartbeat.pong_timeout,
         );
-        let limits = &shard.hub.limits;
-        let time = limits.handshake_timeout.max(Duration::from_millis(1));
+        let (door, shard) = (self.clone(), shard.clone());
+        // Both are owned by the shard's thread; they end with the connection, by their deadlines, or by the upgrade.
+        match &self.tls {
+            None => {
+                spawn_local(door.http(shard, stream, peer, accepted));
+            }
+            Some(tls) => {
+                let config = TlsAcceptor::from(tls.config());
+                spawn_local(async move {
+                    let deadline = accepted + handshake_time(&shard);
+                    // Boxed, so that HTTP does not keep what the handshake needed.
+                    let secured = Box::pin(door.secure(&shard, config, stream, peer, deadline));
+                    if let Some(stream) = secured.await {
+                        door.http(shard, stream, peer, accepted).await;
+                    }
+                });
+            }
+        }
+    }
+
+    /// The TLS handshake. What fails is a refusal; a client that goes away in it was not refused.
+    async fn secure(
+        &self,
+        shard: &Shard,
+        config: TlsAcceptor,
+        stream: TcpStream,
+        peer: SocketAddr,
+        deadline: Instant,
+    ) -> Option<TlsStream<TcpStream>> {
+        let reason = match timeout_at(deadline, config.accept(stream)).await {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, %error, "a client's TLS handshake failed");
+                let failed = error.kind() == std::io::ErrorKind::InvalidData;
+                failed.then_some(Kind::Tls.reason())
+            }
+            Err(_) => Some(Kind::TooSlow.reason()),
+        };
+        if let Some(reason) = reason {
+            shard.hub.metrics.refused(reason);
+        }
+        None
+    }
+
+    /// HTTP on a connection, up to its end or an upgrade.
+    async fn http<S>(
+        self: Arc<Self>,
+        shard: Rc<Shard>,
+        stream: S,
+        peer: SocketAddr,
+        accepted: Instant,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let time = handshake_time(&shard);
+        // What TLS took is gone; that of a later request, on a kept connection, is as long.
+        let left = time.saturating_sub(accepted.elapsed());
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new())
-            .header_read_timeout(time)
-            .max_buf_size(limits.header_bytes.max(8 << 10));
-        // The first request's time runs from here; that of a later one, on a kept connection, from its own beginning.
-        let accepted = Rc::new(Cell::new(Some(Instant::now())));
-        let (door, metrics, first) = (self.clone(), shard.hub.metrics.clone(), accepted.clone());
-        let shard = shard.clone();
+            .header_read_timeout(left.max(Duration::from_millis(1)))
+            .max_buf_size(shard.hub.limits.header_bytes.max(8 << 10));
+        let accepted = Rc::new(Cell::new(Some(accepted)));
+        let (metrics, first) = (shard.hub.metrics.clone(), accepted.clone());
         let service = service_fn(move |request| {
             let arrival = Arrival {
                 shard: shard.clone(),
                 peer,
                 deadline: first.take().unwrap_or_else(Instant::now) + time,
             };
-            let door = door.clone();
+            let door = self.clone();
             async move { Ok::<_, std::convert::Infallible>(door.answer(&arrival, request).await) }
         });
         let connection = http
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        // Owned by the shard's thread; ends with the connection, by the header deadline, or by the upgrade.
-        spawn_local(async move {
-            if let Err(error) = connection.await {
-                let refused = cut_off(&error, accepted.take().is_some()).map(Kind::reason);
-                if let Some(reason) = refused {
-                    metrics.refused(reason);
-                }
-                tracing::debug!(%peer, refused, "a client's HTTP connection ended early");
+        if let Err(error) = connection.await {
+            let refused = cut_off(&error, accepted.take().is_some()).map(Kind::reason);
+            if let Some(reason) = refused {
+                metrics.refused(reason);
             }
-        });
+            tracing::debug!(%peer, refused, "a client's HTTP connection ended early");
+        }
     }
 
     async fn answer(
@@ -143,6 +207,15 @@ impl Public {
         refusal.count(arrival);
         refusal.response().map(Answer::from)
     }
+}
+
+/// From the accepted connection to the welcome.
+fn handshake_time(shard: &Shard) -> Duration {
+    shard
+        .hub
+        .limits
+        .handshake_timeout
+        .max(Duration::from_millis(1))
 }
 
 /// Makes the kernel give a connection up whose client takes nothing for so long; never, if that is zero. While HTTP has

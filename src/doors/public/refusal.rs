@@ -17,6 +17,8 @@ pub(super) enum Kind {
     Headers,
     /// The client did not finish its request in time.
     TooSlow,
+    /// The TLS handshake failed.
+    Tls,
     /// The path takes another method.
     Method,
     /// There is nothing here.
@@ -52,7 +54,8 @@ pub(super) struct Refusal {
 impl Kind {
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Self::BadRequest => StatusCode::BAD_REQUEST,
+            // The latter is never answered: there is no HTTP yet.
+            Self::BadRequest | Self::Tls => StatusCode::BAD_REQUEST,
             Self::Headers => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -79,6 +82,7 @@ impl Kind {
             Self::BadRequest => "bad_request",
             Self::Headers => "headers",
             Self::TooSlow => "too_slow",
+            Self::Tls => "tls",
             Self::Method => "method",
             Self::NotFound => "not_found",
             Self::Forbidden => "forbidden",
@@ -100,6 +104,7 @@ impl Kind {
             Self::BadRequest
             | Self::Headers
             | Self::TooSlow
+            | Self::Tls
             | Self::Method
             | Self::NotFound
             | Self::Forbidden

@@ -14,12 +14,13 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
+use tokio_rustls::server::TlsStream;
 
 use super::arrival::Arrival;
 use super::handshake::{self, Handshake};
 use super::refusal::{Kind, Refusal};
 use super::{Public, give_up_after, proof};
-use crate::hub::{NoPlace, NotAdmitted, PlaceGuard, Prepared, Reservation, Shard};
+use crate::hub::{Link, NoPlace, NotAdmitted, PlaceGuard, Prepared, Reservation, Shard};
 use crate::model::Grant;
 use crate::tickets::Opening;
 use crate::wire::codec::{self, Opcode};
@@ -55,8 +56,8 @@ pub(super) async fn answer(
         Ok(prepared) => {
             let (shard, deadline) = (arrival.shard.clone(), arrival.deadline);
             spawn_local(async move {
-                match tokio::time::timeout_at(deadline, take_stream(upgrade)).await {
-                    Ok(Some((stream, early))) => shard.admit(prepared, stream, early),
+                match tokio::time::timeout_at(deadline, take_link(upgrade)).await {
+                    Ok(Some((link, early))) => shard.admit(prepared, link, early),
                     Ok(None) | Err(_) => shard.hub.metrics.refused("gone"),
                 }
             });
@@ -191,14 +192,21 @@ fn switching(accept: &str, subprotocol: bool) -> Response<Body> {
     response
 }
 
-/// The TCP stream out of hyper again, and what the client sent behind its handshake.
-async fn take_stream(upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
-    let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
-    let stream = parts.io.into_inner();
-    forget_waker(&stream);
-    give_up_after(&stream, Duration::ZERO);
+/// The connection out of hyper again, and what the client sent behind its handshake.
+async fn take_link(upgrade: OnUpgrade) -> Option<(Link, Vec<u8>)> {
+    let upgraded = upgrade.await.ok()?;
+    let (link, early) = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => (Link::Plain(parts.io.into_inner()), parts.read_buf),
+        Err(upgraded) => {
+            let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().ok()?;
+            let stream = Box::new(parts.io.into_inner());
+            (Link::Tls(stream), parts.read_buf)
+        }
+    };
+    forget_waker(link.socket());
+    give_up_after(link.socket(), Duration::ZERO);
     // Copied: the buffer that hyper read into would live as long as the session.
-    Some((stream, parts.read_buf.to_vec()))
+    Some((link, early.to_vec()))
 }
 
 /// Makes the socket's readiness forget whom it would wake. That is hyper's task: it has ended, but its memory (about
@@ -212,7 +220,7 @@ fn forget_waker(stream: &TcpStream) {
 
 /// One `refused` frame and a close frame; then the client's end of the stream is awaited.
 async fn tell(upgrade: OnUpgrade, refusal: Refusal) -> Option<()> {
-    let (mut stream, _) = take_stream(upgrade).await?;
+    let mut stream = TokioIo::new(upgrade.await.ok()?);
     let frame = ServerFrame::Refused {
         code: refusal.kind.code(),
         after_ms: refusal.after.map(|after| after.as_millis() as u64),

@@ -1,11 +1,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::error::{ApiError, Code};
-use super::keys::{ApiKey, ApiKeys};
+use super::keys::{ApiKey, ApiKeys, Shown};
 use crate::backplane::{Leases, Once};
 use crate::doors::config::Scope;
 use crate::hub::{ACCEPT_TIMEOUT, Accepted, Applied, BroadcastAccepted, Draft, Limits, Router};
@@ -67,10 +66,10 @@ impl Api {
         &self,
         method: &'static str,
         scope: Scope,
-        headers: &HeaderMap,
+        shown: &Shown,
         run: impl AsyncFnOnce(&ApiKey) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
-        let caller = self.admit(method, scope, headers)?;
+        let caller = self.admit(method, scope, shown)?;
         let outcome = run(&caller).await;
         self.note(method, caller.name(), &outcome);
         outcome
@@ -81,9 +80,9 @@ impl Api {
         &self,
         method: &'static str,
         scope: Scope,
-        headers: &HeaderMap,
+        shown: &Shown,
     ) -> Result<Arc<ApiKey>, ApiError> {
-        let known = self.keys.authenticate(headers);
+        let known = self.keys.caller(shown);
         let name = known.as_ref().map_or("?", |caller| caller.name());
         let allowed = match &known {
             Ok(caller) => caller.require(scope),
@@ -167,7 +166,7 @@ impl Api {
         }
         let once = match options.idempotency_key.as_str() {
             "" => None,
-            key => Some(once(caller.name(), key, &body)),
+            key => Some(once(&caller.scope(), key, &body)),
         };
         let collapse_key = match options.collapse_key.as_str() {
             "" => None,
@@ -316,7 +315,7 @@ fn once(caller: &str, key: &str, body: &Body) -> Once {
         Body::Binary(bytes) => (b"b", bytes.as_ref()),
     };
     Once {
-        // The name of a key has no zero byte.
+        // A caller's scope has no zero byte, but for a first one.
         key: sha256(&[caller.as_bytes(), b"\0", key.as_bytes()].concat()),
         asked: sha256(&[kind, bytes].concat()),
     }

@@ -4,22 +4,69 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 
 use super::error::{ApiError, Code};
-use crate::doors::config::{ApiKeyConfig, DEVELOPMENT_KEY, Scope};
+use crate::doors::config::{ApiKeyConfig, ClientConfig, DEVELOPMENT_KEY, Scope};
 use crate::hub::Bucket;
 use crate::model::{Address, sha256};
+use crate::tls::ClientNames;
 
-/// The API keys of a node. Only their hashes are known.
-pub struct ApiKeys(Vec<Arc<ApiKey>>);
+/// Who may call: the API keys of a node, of which only the hashes are known, and the certificates that count as one.
+pub struct ApiKeys {
+    keys: Vec<Arc<ApiKey>>,
+    certificates: Vec<Arc<ApiKey>>,
+}
 
 /// One key: who calls and what it may.
 pub struct ApiKey {
     name: String,
-    hash: [u8; 32],
+    proof: Proof,
     scopes: Vec<Scope>,
     patterns: Vec<Pattern>,
     rate: Option<Mutex<Bucket>>,
+}
+
+/// By what a caller is known.
+enum Proof {
+    /// The hash of what it shows.
+    Key([u8; 32]),
+    /// The name in its certificate.
+    Certificate,
+}
+
+/// What a call shows of its caller.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    headers: HeaderMap,
+    /// Of the certificate that the connection was opened with.
+    certificate: Option<Arc<ClientNames>>,
+}
+
+impl Shown {
+    /// Takes it out of a request.
+    pub(super) fn of(headers: HeaderMap, extensions: &http::Extensions) -> Self {
+        Self {
+            headers,
+            certificate: extensions.get::<Arc<ClientNames>>().cloned(),
+        }
+    }
+}
+
+impl std::ops::Deref for Shown {
+    type Target = HeaderMap;
+
+    fn deref(&self) -> &HeaderMap {
+        &self.headers
+    }
+}
+
+impl<S: Sync> axum::extract::FromRequestParts<S> for Shown {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self::of(parts.headers.clone(), &parts.extensions))
+    }
 }
 
 /// An address, or the beginning of some.
@@ -46,18 +93,57 @@ impl ApiKeys {
             }
             keys.push(Arc::new(key));
         }
-        Ok(Self(keys))
+        Ok(Self {
+            keys,
+            certificates: Vec::new(),
+        })
+    }
+
+    /// Lets certificates count as API keys too.
+    ///
+    /// # Errors
+    /// A sentence that names the certificate and the fix.
+    pub fn with_certificates(mut self, configured: &[ClientConfig]) -> Result<Self, String> {
+        for config in configured {
+            let name = &config.name;
+            let key = ApiKey::of_certificate(config)
+                .map_err(|why| format!("[[service.tls.clients]] {name:?} {why}"))?;
+            if self.certificates.iter().any(|other| other.name == key.name) {
+                return Err(format!("[[service.tls.clients]] {name:?} is there twice"));
+            }
+            self.certificates.push(Arc::new(key));
+        }
+        Ok(self)
     }
 
     /// Whether the well-known key of `tidings dev` is among them.
     pub fn has_development_key(&self) -> bool {
         let development = sha256(DEVELOPMENT_KEY.as_bytes());
-        self.0.iter().any(|key| key.hash == development)
+        let known = |key: &Arc<ApiKey>| matches!(key.proof, Proof::Key(hash) if hash == development);
+        self.keys.iter().any(known)
     }
 
-    /// Whether there is no key at all.
+    /// Whether nobody at all could call.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty() && self.certificates.is_empty()
+    }
+
+    /// Who calls: by its API key if it shows one, else by its certificate.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`; `PERMISSION_DENIED` that names the certificate, if that is good and not listed.
+    pub(super) fn caller(&self, shown: &Shown) -> Result<Arc<ApiKey>, ApiError> {
+        let certificate = match &shown.certificate {
+            Some(names) if !shown.headers.contains_key(AUTHORIZATION) => names,
+            _ => return self.authenticate(&shown.headers),
+        };
+        let listed = |name: &str| self.certificates.iter().find(|known| known.name == name);
+        certificate.iter().find_map(listed).cloned().ok_or_else(|| {
+            let detail = format!(
+                "the client certificate's name is not listed: {certificate} (name in [[service.tls.clients]])"
+            );
+            ApiError::new(Code::PermissionDenied, detail)
+        })
     }
 
     /// Who shows `Authorization: Bearer <key>`. Every key is compared, in constant time.
@@ -78,8 +164,10 @@ impl ApiKeys {
         };
         let hash = sha256(key.as_bytes());
         let mut found = None;
-        for key in &self.0 {
-            if verify_slices_are_equal(&key.hash, &hash).is_ok() {
+        for key in &self.keys {
+            if let Proof::Key(known) = &key.proof
+                && verify_slices_are_equal(known, &hash).is_ok()
+            {
                 found = Some(key.clone());
             }
         }
@@ -94,16 +182,38 @@ impl ApiKey {
         }
         let hash = parse_hash(config.sha256.expose())
             .ok_or("needs sha256 = 64 lower-case hex digits; `tidings config key` makes a pair")?;
-        if config.scopes.is_empty() {
+        let allowed = (&config.scopes[..], &config.addresses[..]);
+        let rate = config.pushes_per_second;
+        Self::allowed(config.name.clone(), Proof::Key(hash), allowed, rate)
+    }
+
+    fn of_certificate(config: &ClientConfig) -> Result<Self, String> {
+        // As it is read out of a certificate: but for a SPIFFE id, without case.
+        let name = match config.name.starts_with("spiffe://") {
+            true => config.name.clone(),
+            false => config.name.to_ascii_lowercase(),
+        };
+        if name.is_empty() {
+            return Err("needs a name: a SPIFFE id, a DNS name or a common name".into());
+        }
+        let allowed = (&config.scopes[..], &config.addresses[..]);
+        Self::allowed(name, Proof::Certificate, allowed, config.pushes_per_second)
+    }
+
+    fn allowed(
+        name: String,
+        proof: Proof,
+        (scopes, addresses): (&[Scope], &[String]),
+        rate: u32,
+    ) -> Result<Self, String> {
+        if scopes.is_empty() {
             return Err("needs scopes: some of push, publish, ticket, read, admin".into());
         }
-        let rate = config.pushes_per_second;
         Ok(Self {
-            name: config.name.clone(),
-            hash,
-            scopes: config.scopes.clone(),
-            patterns: config
-                .addresses
+            name,
+            proof,
+            scopes: scopes.to_vec(),
+            patterns: addresses
                 .iter()
                 .map(|p| Pattern::parse(p))
                 .collect::<Result<_, _>>()?,
@@ -116,6 +226,15 @@ impl ApiKey {
         &self.name
     }
 
+    /// What its idempotency keys are scoped to: a key and a certificate of one name do not share them. No API key's name
+    /// is empty, and none has a zero byte.
+    pub(super) fn scope(&self) -> String {
+        match self.proof {
+            Proof::Key(_) => self.name.clone(),
+            Proof::Certificate => format!("\0{}", self.name),
+        }
+    }
+
     /// Demands a scope.
     ///
     /// # Errors
@@ -125,8 +244,7 @@ impl ApiKey {
             return Ok(());
         }
         let detail = format!(
-            "the API key {:?} lacks the scope {:?}",
-            self.name,
+            "the {self} lacks the scope {:?}",
             scope.name()
         );
         Err(ApiError::new(Code::PermissionDenied, detail))
@@ -142,8 +260,11 @@ impl ApiKey {
             return Ok(());
         }
         let detail = format!(
-            "the API key {:?} is not for {text} (its addresses in [[api_keys]])",
-            self.name
+            "the {self} is not for {text} (its addresses in {})",
+            match self.proof {
+                Proof::Key(_) => "[[api_keys]]",
+                Proof::Certificate => "[[service.tls.clients]]",
+            }
         );
         Err(ApiError::new(Code::PermissionDenied, detail))
     }
@@ -160,13 +281,19 @@ impl ApiKey {
         if bucket.take(1.0, Instant::now()) {
             return Ok(());
         }
-        let detail = format!(
-            "the API key {:?} pushes more a second than it may",
-            self.name
-        );
+        let detail = format!("the {self} pushes more a second than it may");
         let mut error = ApiError::new(Code::ResourceExhausted, detail);
         error.retry_after = Some(Duration::from_secs(1));
         Err(error)
+    }
+}
+
+impl std::fmt::Display for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.proof {
+            Proof::Key(_) => write!(f, "API key {:?}", self.name),
+            Proof::Certificate => write!(f, "client certificate {:?}", self.name),
+        }
     }
 }
 

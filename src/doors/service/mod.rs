@@ -15,10 +15,11 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::doors::listener;
+use crate::doors::listener::Listener;
 use crate::fleet::{Phase, Phases};
 use crate::proto;
 use crate::proto::tidings::v1 as pb;
+use crate::tls::DoorTls;
 
 pub use api::Api;
 pub use error::{ApiError, Code};
@@ -94,6 +95,18 @@ async fn tell_health(mut health: HealthReporter, mut phases: Phases) {
 }
 
 /// Serves until told to stop; then no connection is accepted, HTTP/2 clients get GOAWAY, and calls in flight finish.
-pub async fn serve(socket: TcpListener, routes: axum::Router, stop: impl Future<Output = ()>) {
-    listener::serve("service", socket, routes, stop).await;
+pub async fn serve(
+    socket: TcpListener,
+    routes: axum::Router,
+    tls: Option<Arc<DoorTls>>,
+    stop: impl Future<Output = ()>,
+) {
+    let door = "service";
+    let listener = Listener {
+        door,
+        socket,
+        routes,
+        tls,
+    };
+    listener.serve(stop).await;
 }

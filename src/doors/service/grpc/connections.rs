@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 use super::Grpc;
 use crate::backplane::NodeLease;
 use crate::doors::config::Scope;
-use crate::doors::service::ApiKey;
+use crate::doors::service::keys::{ApiKey, Shown};
 use crate::doors::service::api::sessions;
 use crate::model::{Body, ConnectionInfo, Member, Message};
 use crate::proto::tidings::v1 as pb;
@@ -27,10 +27,10 @@ impl pb::connections_server::Connections for Grpc {
         &self,
         request: Request<pb::WhereIsRequest>,
     ) -> Result<Response<pb::WhereIsResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let headers = metadata.into_headers();
+        let (metadata, extensions, request) = request.into_parts();
+        let shown = Shown::of(metadata.into_headers(), &extensions);
         let run = async |_: &ApiKey| self.api.where_is(&request.user_id).await;
-        let (connections, unknown) = self.api.call("WhereIs", Scope::Read, &headers, run).await?;
+        let (connections, unknown) = self.api.call("WhereIs", Scope::Read, &shown, run).await?;
         Ok(Response::new(pb::WhereIsResponse {
             connections: connections.into_iter().map(connection).collect(),
             unknown,
@@ -41,15 +41,15 @@ impl pb::connections_server::Connections for Grpc {
         &self,
         request: Request<pb::DisconnectRequest>,
     ) -> Result<Response<pb::DisconnectResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let headers = metadata.into_headers();
+        let (metadata, extensions, request) = request.into_parts();
+        let shown = Shown::of(metadata.into_headers(), &extensions);
         let run = async |caller: &ApiKey| {
             let sessions = target!(request.target, pb::disconnect_request::Target)?;
             self.api.disconnect(caller, sessions, request.reason).await
         };
         let done = self
             .api
-            .call("Disconnect", Scope::Admin, &headers, run)
+            .call("Disconnect", Scope::Admin, &shown, run)
             .await?;
         Ok(Response::new(pb::DisconnectResponse {
             applied: done.applied,
@@ -61,8 +61,8 @@ impl pb::connections_server::Connections for Grpc {
         &self,
         request: Request<pb::SubscribeRequest>,
     ) -> Result<Response<pb::SubscribeResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let headers = metadata.into_headers();
+        let (metadata, extensions, request) = request.into_parts();
+        let shown = Shown::of(metadata.into_headers(), &extensions);
         let run = async |caller: &ApiKey| {
             let sessions = target!(request.target, pb::subscribe_request::Target)?;
             self.api
@@ -71,7 +71,7 @@ impl pb::connections_server::Connections for Grpc {
         };
         let done = self
             .api
-            .call("Subscribe", Scope::Admin, &headers, run)
+            .call("Subscribe", Scope::Admin, &shown, run)
             .await?;
         Ok(Response::new(pb::SubscribeResponse {
             applied: done.applied,
@@ -83,8 +83,8 @@ impl pb::connections_server::Connections for Grpc {
         &self,
         request: Request<pb::UnsubscribeRequest>,
     ) -> Result<Response<pb::UnsubscribeResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let headers = metadata.into_headers();
+        let (metadata, extensions, request) = request.into_parts();
+        let shown = Shown::of(metadata.into_headers(), &extensions);
         let run = async |caller: &ApiKey| {
             let sessions = target!(request.target, pb::unsubscribe_request::Target)?;
             self.api
@@ -93,7 +93,7 @@ impl pb::connections_server::Connections for Grpc {
         };
         let done = self
             .api
-            .call("Unsubscribe", Scope::Admin, &headers, run)
+            .call("Unsubscribe", Scope::Admin, &shown, run)
             .await?;
         Ok(Response::new(pb::UnsubscribeResponse {
             applied: done.applied,
@@ -105,12 +105,12 @@ impl pb::connections_server::Connections for Grpc {
         &self,
         request: Request<pb::PresenceRequest>,
     ) -> Result<Response<pb::PresenceResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let run = async |_: &ApiKey| self.api.presence(&request.channel).await;
-        let headers = metadata.into_headers();
+        let shown = Shown::of(metadata.into_headers(), &extensions);
         let (members, unknown) = self
             .api
-            .call("Presence", Scope::Read, &headers, run)
+            .call("Presence", Scope::Read, &shown, run)
             .await?;
         Ok(Response::new(pb::PresenceResponse {
             members: members.some.into_iter().map(member).collect(),
@@ -123,15 +123,15 @@ impl pb::connections_server::Connections for Grpc {
         &self,
         request: Request<pb::HistoryRequest>,
     ) -> Result<Response<pb::HistoryResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let pb::HistoryRequest {
             address,
             since,
             limit,
         } = request;
         let run = async |caller: &ApiKey| self.api.history(caller, &address, &since, limit).await;
-        let headers = metadata.into_headers();
-        let history = self.api.call("History", Scope::Read, &headers, run).await?;
+        let shown = Shown::of(metadata.into_headers(), &extensions);
+        let history = self.api.call("History", Scope::Read, &shown, run).await?;
         Ok(Response::new(pb::HistoryResponse {
             position: history.position.to_string(),
             recovered: history.recovered,
@@ -143,9 +143,10 @@ impl pb::connections_server::Connections for Grpc {
         &self,
         request: Request<pb::NodesRequest>,
     ) -> Result<Response<pb::NodesResponse>, Status> {
-        let headers = request.into_parts().0.into_headers();
+        let (metadata, extensions, _) = request.into_parts();
+        let shown = Shown::of(metadata.into_headers(), &extensions);
         let run = async |_: &ApiKey| self.api.nodes().await;
-        let nodes = self.api.call("Nodes", Scope::Read, &headers, run).await?;
+        let nodes = self.api.call("Nodes", Scope::Read, &shown, run).await?;
         let node = |lease: NodeLease| pb::nodes_response::Node {
             id: lease.node,
             version: lease.version,

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use self::deadline::deadline;
 use super::api::{Api, Given, Options, unimplemented};
 use super::error::ApiError;
-use super::keys::ApiKey;
+use super::keys::{ApiKey, Shown};
 use crate::backplane::Durability;
 use crate::doors::config::Scope;
 use crate::fleet::Phases;
@@ -134,13 +134,13 @@ impl pb::notification_server::Notification for Grpc {
         &self,
         request: Request<pb::PushRequest>,
     ) -> Result<Response<pb::PushResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let headers = metadata.into_headers();
+        let (metadata, extensions, request) = request.into_parts();
+        let shown = Shown::of(metadata.into_headers(), &extensions);
         let run =
-            async |caller: &ApiKey| push(&self.api, caller, request, deadline(&headers)?).await;
+            async |caller: &ApiKey| push(&self.api, caller, request, deadline(&shown)?).await;
         let answer = self
             .api
-            .call("PushNotification", Scope::Push, &headers, run)
+            .call("PushNotification", Scope::Push, &shown, run)
             .await?;
         Ok(Response::new(answer))
     }
@@ -151,12 +151,12 @@ impl pb::notification_server::Notification for Grpc {
         &self,
         request: Request<Streaming<pb::PushItem>>,
     ) -> Result<Response<lanes::Results>, Status> {
-        let (metadata, _, items) = request.into_parts();
-        let headers = metadata.into_headers();
+        let (metadata, extensions, items) = request.into_parts();
+        let shown = Shown::of(metadata.into_headers(), &extensions);
         let method = "PushNotifications";
-        let caller = self.api.admit(method, Scope::Push, &headers)?;
+        let caller = self.api.admit(method, Scope::Push, &shown)?;
         let last = match headers.contains_key(deadline::HEADER) {
-            true => Some(deadline(&headers)).transpose(),
+            true => Some(deadline(&shown)).transpose(),
             false => Ok(None),
         };
         let last = last.inspect_err(|error| self.api.refused(method, caller.name(), error))?;
@@ -167,17 +167,17 @@ impl pb::notification_server::Notification for Grpc {
         &self,
         request: Request<pb::BroadcastRequest>,
     ) -> Result<Response<pb::BroadcastResponse>, Status> {
-        let (metadata, _, mut request) = request.into_parts();
-        let headers = metadata.into_headers();
+        let (metadata, extensions, mut request) = request.into_parts();
+        let shown = Shown::of(metadata.into_headers(), &extensions);
         let run = async |caller: &ApiKey| {
             let users = std::mem::take(&mut request.user_ids);
             let everyone = request.everyone;
-            let options = options!(request, pb::broadcast_request::Body, deadline(&headers)?)?;
+            let options = options!(request, pb::broadcast_request::Body, deadline(&shown)?)?;
             self.api.broadcast(caller, &users, everyone, options).await
         };
         let done = self
             .api
-            .call("Broadcast", Scope::Push, &headers, run)
+            .call("Broadcast", Scope::Push, &shown, run)
             .await?;
         let accepted = &done.whole;
         let failure = |(user, refusal): (UserId, hub::Refusal)| pb::broadcast_response::Failure {
@@ -201,16 +201,16 @@ impl pb::notification_server::Notification for Grpc {
         &self,
         request: Request<pb::PublishRequest>,
     ) -> Result<Response<pb::PublishResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let headers = metadata.into_headers();
+        let (metadata, extensions, request) = request.into_parts();
+        let shown = Shown::of(metadata.into_headers(), &extensions);
         let run = async |caller: &ApiKey| {
             let channel = request.channel.clone();
-            let options = options!(request, pb::publish_request::Body, deadline(&headers)?)?;
+            let options = options!(request, pb::publish_request::Body, deadline(&shown)?)?;
             self.api.publish(caller, &channel, options).await
         };
         let accepted = self
             .api
-            .call("Publish", Scope::Publish, &headers, run)
+            .call("Publish", Scope::Publish, &shown, run)
             .await?;
         Ok(Response::new(pb::PublishResponse {
             status: status(&accepted),
@@ -232,8 +232,8 @@ impl pb::tickets_server::Tickets for Grpc {
         &self,
         request: Request<pb::IssueTicketRequest>,
     ) -> Result<Response<pb::IssueTicketResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let headers = metadata.into_headers();
+        let (metadata, extensions, request) = request.into_parts();
+        let shown = Shown::of(metadata.into_headers(), &extensions);
         let run = async |_: &ApiKey| {
             let some = |text: String| (!text.is_empty()).then_some(text);
             let ttl = request.ttl.map(duration).transpose()?;
@@ -251,7 +251,7 @@ impl pb::tickets_server::Tickets for Grpc {
         };
         let issued = self
             .api
-            .call("IssueTicket", Scope::Ticket, &headers, run)
+            .call("IssueTicket", Scope::Ticket, &shown, run)
             .await?;
         let expires_at = SystemTime::UNIX_EPOCH + Duration::from_millis(issued.expires_at);
         Ok(Response::new(pb::IssueTicketResponse {
@@ -272,8 +272,9 @@ impl pb::delivery_server::Delivery for Grpc {
         &self,
         request: Request<pb::ExplainRequest>,
     ) -> Result<Response<pb::ExplainResponse>, Status> {
-        self.later("Explain", &request.into_parts().0.into_headers())
-            .await
+        let (metadata, extensions, _) = request.into_parts();
+        let shown = Shown::of(metadata.into_headers(), &extensions);
+        self.later("Explain", &shown).await
     }
 }
 
@@ -281,9 +282,9 @@ impl Grpc {
     async fn later<T>(
         &self,
         method: &'static str,
-        headers: &http::HeaderMap,
+        shown: &Shown,
     ) -> Result<Response<T>, Status> {
         let run = async |_: &ApiKey| unimplemented(method);
-        Ok(self.api.call(method, Scope::Read, headers, run).await?)
+        Ok(self.api.call(method, Scope::Read, shown, run).await?)
     }
 }

@@ -18,7 +18,7 @@ use self::request::{
 };
 use super::api::{Api, sessions};
 use super::error::{ApiError, Code, problem};
-use super::keys::ApiKey;
+use super::keys::{ApiKey, Shown};
 use crate::backplane::Durability;
 use crate::doors::config::Scope;
 use crate::hub::{self, Accepted, Applied};
@@ -107,9 +107,9 @@ async fn call<T: DeserializeOwned>(
     request: Request,
     run: impl AsyncFnOnce(&ApiKey, T) -> Result<Value, ApiError>,
 ) -> Answer {
-    let headers = request.headers().clone();
+    let shown = Shown::of(request.headers().clone(), request.extensions());
     let run = async |caller: &ApiKey| run(caller, read(api, request).await?).await;
-    api.call(method, scope, &headers, run).await.map(axum::Json)
+    api.call(method, scope, &shown, run).await.map(axum::Json)
 }
 
 async fn push(State(api): State<Arc<Api>>, request: Request) -> Answer {

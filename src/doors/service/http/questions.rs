@@ -5,7 +5,6 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -15,16 +14,16 @@ use crate::backplane::NodeLease;
 use crate::doors::config::Scope;
 use crate::doors::service::api::{Api, unimplemented};
 use crate::doors::service::error::{ApiError, Code};
-use crate::doors::service::keys::ApiKey;
+use crate::doors::service::keys::{ApiKey, Shown};
 use crate::model::{Body, ChannelName, ConnectionInfo, DeviceName, Member, Message, UserId};
 
 pub(super) async fn where_is(
     State(api): State<Arc<Api>>,
     Path(user): Path<String>,
-    headers: HeaderMap,
+    shown: Shown,
 ) -> Result<axum::Json<impl Serialize>, ApiError> {
     let run = async |_: &ApiKey| api.where_is(&user).await;
-    let (connections, unknown) = api.call("WhereIs", Scope::Read, &headers, run).await?;
+    let (connections, unknown) = api.call("WhereIs", Scope::Read, &shown, run).await?;
     Ok(axum::Json(Whereabouts {
         connections: connections.into_iter().map(Connection::from).collect(),
         unknown,
@@ -65,9 +64,9 @@ impl From<ConnectionInfo> for Connection {
     }
 }
 
-async fn later(api: &Api, method: &'static str, headers: &HeaderMap) -> Answer {
+async fn later(api: &Api, method: &'static str, shown: &Shown) -> Answer {
     let run = async |_: &ApiKey| unimplemented(method);
-    api.call(method, Scope::Read, headers, run)
+    api.call(method, Scope::Read, shown, run)
         .await
         .map(axum::Json)
 }
@@ -75,10 +74,10 @@ async fn later(api: &Api, method: &'static str, headers: &HeaderMap) -> Answer {
 pub(super) async fn presence(
     State(api): State<Arc<Api>>,
     Path(channel): Path<String>,
-    headers: HeaderMap,
+    shown: Shown,
 ) -> Result<axum::Json<impl Serialize>, ApiError> {
     let run = async |_: &ApiKey| api.presence(&channel).await;
-    let (members, unknown) = api.call("Presence", Scope::Read, &headers, run).await?;
+    let (members, unknown) = api.call("Presence", Scope::Read, &shown, run).await?;
     Ok(axum::Json(Present {
         members: members.some.into_iter().map(Subscriber::from).collect(),
         total: members.total,
@@ -126,7 +125,7 @@ pub(super) struct HistoryQuery {
 pub(super) async fn history(
     State(api): State<Arc<Api>>,
     query: Result<Query<HistoryQuery>, QueryRejection>,
-    headers: HeaderMap,
+    shown: Shown,
 ) -> Result<axum::Json<impl Serialize>, ApiError> {
     let run = async |caller: &ApiKey| {
         let Query(asked) = query.map_err(|wrong| {
@@ -136,7 +135,7 @@ pub(super) async fn history(
         api.history(caller, &asked.address, &asked.since, asked.limit)
             .await
     };
-    let history = api.call("History", Scope::Read, &headers, run).await?;
+    let history = api.call("History", Scope::Read, &shown, run).await?;
     Ok(axum::Json(Kept {
         entries: history.messages.into_iter().map(Entry::from).collect(),
         position: history.position.to_string(),
@@ -192,13 +191,13 @@ impl From<Message> for Entry {
     }
 }
 
-pub(super) async fn explain(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer {
-    later(&api, "Explain", &headers).await
+pub(super) async fn explain(State(api): State<Arc<Api>>, shown: Shown) -> Answer {
+    later(&api, "Explain", &shown).await
 }
 
-pub(super) async fn nodes(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer {
+pub(super) async fn nodes(State(api): State<Arc<Api>>, shown: Shown) -> Answer {
     let run = async |_: &ApiKey| api.nodes().await;
-    let nodes = api.call("Nodes", Scope::Read, &headers, run).await?;
+    let nodes = api.call("Nodes", Scope::Read, &shown, run).await?;
     let node = |lease: &NodeLease| {
         json!({
             "id": lease.node,
