@@ -21,11 +21,11 @@ use crate::hub::{Hub, HubParts, Intake, Namespaces, ShardThreads};
 use crate::model::{NodeId, Secret, unix_millis};
 use crate::sources;
 use crate::telemetry::Metrics;
-use crate::tls::Certificates;
 use crate::tickets::{
     JwtVerifier, MemoryResume, MemoryTickets, RedisResume, RedisTickets, ResumeStore,
     ResumeTickets, TicketStore, Tickets,
 };
+use crate::tls::Certificates;
 
 /// Connections that may wait to be accepted, per socket.
 const BACKLOG: i32 = 4096;

@@ -255,5 +255,5 @@ async fn listen_goes_through_tls_and_only_to_whom_it_trusts() {
     let stranger = stranger.await.expect("it ran");
     let told = said(&stranger);
     assert_eq!(stranger.status.code(), Some(1), "{told}");
-    assert!(told.contains("--cacert"), "{told}");
+    assert!(told.contains("--ca-file"), "{told}");
 }

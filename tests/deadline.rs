@@ -150,7 +150,7 @@ async fn door(silent: bool) -> Channel {
         .await
         .expect("a port");
     let at = socket.local_addr().expect("an address");
-    tokio::spawn(service::serve(socket, routes, std::future::pending()));
+    tokio::spawn(service::serve(socket, routes, None, std::future::pending()));
     let endpoint = Channel::from_shared(format!("http://{at}")).expect("a URL");
     endpoint.connect().await.expect("connected")
 }

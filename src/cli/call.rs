@@ -1,14 +1,17 @@
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::exit::{Failure, block_on, say};
+use super::secure::{NoTls, TlsArgs, alert};
 use crate::doors::config::DEVELOPMENT_KEY;
 use crate::model::Secret;
 use crate::model::units::parse_duration;
@@ -23,9 +26,18 @@ pub(super) struct Server {
     /// The API key; on loopback the development key unless given.
     #[arg(long, env = "TIDINGS_API_KEY", hide_env_values = true)]
     key: Option<String>,
+    #[command(flatten)]
+    pub(super) tls: TlsArgs,
     /// Prints JSON.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// Where the service door is: whether by TLS, host and port.
+struct Place {
+    secure: bool,
+    host: String,
+    port: u16,
 }
 
 #[derive(Debug, Args)]
@@ -90,27 +102,57 @@ const PATIENCE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_s
 impl Server {
     pub(super) async fn channel(&self) -> Result<Channel, Failure> {
         let server = &self.server;
-        self.host()?;
+        let place = self.place()?;
         let endpoint = Endpoint::from_shared(server.clone())
             .map_err(|e| Failure::usage(format!("--server {server}: {e}")))?
             .connect_timeout(PATIENCE.0)
             .timeout(PATIENCE.1);
-        endpoint.connect().await.map_err(|_| {
+        let silent = || {
             Failure::unreachable(format!(
                 "nothing answers at {server}; is the node running? `tidings dev` starts one"
             ))
+        };
+        if !place.secure {
+            return endpoint.connect().await.map_err(|_| silent());
+        }
+        let dialing = async {
+            let stream = TcpStream::connect((place.host.as_str(), place.port)).await;
+            let stream = stream.map_err(|_| silent())?;
+            let encrypted = self.tls.encrypt(stream, &place.host, "h2", true).await;
+            encrypted.map_err(|error| match error {
+                NoTls::Stop(failure) => failure,
+                NoTls::Again(why) => Failure::unreachable(why),
+            })
+        };
+        let stream = tokio::time::timeout(PATIENCE.0, dialing).await;
+        // One connection is all that a command needs.
+        let mut stream = Some(stream.map_err(|_| silent())??);
+        let connector = tower::service_fn(move |_: Uri| {
+            let stream = stream.take().map(TokioIo::new);
+            std::future::ready(stream.ok_or(std::io::Error::from(ErrorKind::NotConnected)))
+        });
+        let connected = endpoint.connect_with_connector(connector).await;
+        connected.map_err(|error| match alert(&error) {
+            Some(why) => Failure::refused(why),
+            None => Failure::unreachable(format!("no gRPC at {server}: {error}")),
         })
     }
 
-    /// The host of the URL.
-    fn host(&self) -> Result<String, Failure> {
+    /// What the URL says.
+    fn place(&self) -> Result<Place, Failure> {
         let server = &self.server;
         let uri: Uri = server.parse().unwrap_or_default();
-        match (uri.scheme_str(), uri.host()) {
-            (Some("http"), Some(host)) => Ok(host.trim_matches(['[', ']']).to_owned()),
-            (Some("https"), _) => Err(Failure::usage(format!(
-                "--server {server}: this version does not speak TLS; write http://, and reach the service door over a private network or a tunnel"
-            ))),
+        let (secure, port) = match uri.scheme_str() {
+            Some("https") => (true, 443),
+            Some("http") => (false, 80),
+            _ => (false, 0),
+        };
+        match uri.host() {
+            Some(host) if port > 0 => Ok(Place {
+                secure,
+                host: host.trim_matches(['[', ']']).to_owned(),
+                port: uri.port_u16().unwrap_or(port),
+            }),
             _ => Err(Failure::usage(format!(
                 "--server {server}: write a URL, as in http://127.0.0.1:8081"
             ))),
@@ -118,13 +160,15 @@ impl Server {
     }
 
     pub(super) fn request<T>(&self, message: T) -> Result<Request<T>, Failure> {
-        let host = self.host()?;
+        let Place { host, .. } = self.place()?;
         let local = host == "localhost"
             || host
                 .parse::<IpAddr>()
                 .is_ok_and(|address| address.is_loopback());
         let key = match &self.key {
             Some(key) => Secret::new(key.clone()),
+            // It says who calls.
+            None if self.tls.shows_certificate() => return Ok(Request::new(message)),
             None if local => Secret::new(DEVELOPMENT_KEY),
             None => {
                 return Err(Failure::usage(
@@ -144,6 +188,9 @@ impl Server {
 /// A call's refusal, as a person reads it.
 pub(super) fn refused(status: &Status) -> Failure {
     let said = status.message();
+    if let Some(why) = alert(status) {
+        return Failure::refused(why);
+    }
     match status.code() {
         Code::Unauthenticated => Failure::refused(format!(
             "{said}; give one that it knows with --key or TIDINGS_API_KEY"
@@ -327,6 +374,7 @@ mod tests {
         Server {
             server: url.into(),
             key: key.map(Into::into),
+            tls: TlsArgs::default(),
             json: false,
         }
     }
@@ -356,11 +404,11 @@ mod tests {
     #[test]
     fn a_server_that_cannot_be_called_is_wrong_usage() {
         for (url, sentence) in [
-            ("https://a.b", "does not speak TLS"),
+            ("ftp://a.b", "write a URL"),
             ("a.b:8081", "write a URL"),
             ("", "write a URL"),
         ] {
-            let failure = server(url, None).host().expect_err("wrong");
+            let failure = server(url, None).place().err().expect("wrong");
             assert!(
                 failure.code == 2 && failure.message.contains(sentence),
                 "{url}: {}",

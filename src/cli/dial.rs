@@ -1,6 +1,3 @@
-use std::path::Path;
-use std::sync::Arc;
-
 use http::header::{
     CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -13,14 +10,10 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use super::exit::Failure;
 use super::listen::End;
+use super::secure::{NoTls, TlsArgs};
 use crate::wire::codec;
 use crate::wire::frames::{SUBPROTOCOL, TICKET_SUBPROTOCOL};
 
@@ -31,8 +24,8 @@ fn again(why: impl ToString) -> End {
     End::Again(why.to_string(), None)
 }
 
-/// Opens a WebSocket at a `ws://` or `wss://` URL. `cacert` names the certificates to trust in place of the system's.
-pub(super) async fn dial(url: &str, ticket: &str, cacert: Option<&Path>) -> Result<Link, End> {
+/// Opens a WebSocket at a `ws://` or `wss://` URL.
+pub(super) async fn dial(url: &str, ticket: &str, tls: &TlsArgs) -> Result<Link, End> {
     let stop = |why: String| End::Stop(Failure::usage(why));
     let uri: Uri = url
         .parse()
@@ -52,66 +45,13 @@ pub(super) async fn dial(url: &str, ticket: &str, cacert: Option<&Path>) -> Resu
     if !secure {
         return handshake(stream, &uri, authority, ticket).await;
     }
-    let config = trusting(cacert).map_err(End::Stop)?;
-    let stream = encrypt(stream, host, config).await?;
+    // A WebSocket is opened by HTTP/1.1 here, and by its ticket: the certificate is for the service door.
+    let stream = tls.encrypt(stream, host, "http/1.1", false).await;
+    let stream = stream.map_err(|error| match error {
+        NoTls::Stop(failure) => End::Stop(failure),
+        NoTls::Again(why) => again(why),
+    })?;
     handshake(stream, &uri, authority, ticket).await
-}
-
-/// What the client trusts: the certificates of a file, or the system's.
-fn trusting(cacert: Option<&Path>) -> Result<ClientConfig, Failure> {
-    let mut roots = RootCertStore::empty();
-    match cacert {
-        Some(path) => {
-            let fail = |why: String| Failure::usage(format!("--cacert {}: {why}", path.display()));
-            let certificates =
-                CertificateDer::pem_file_iter(path).map_err(|e| fail(e.to_string()))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|e| fail(e.to_string()))?;
-                roots.add(certificate).map_err(|e| fail(e.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(fail("there is no certificate in it".into()));
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err(Failure::failed(
-                    "this system trusts no certificate; install ca-certificates, or name a file with --cacert",
-                ));
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider has the ciphers of TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    // A WebSocket is opened by HTTP/1.1 here, also at a server that would rather speak HTTP/2.
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-async fn encrypt(
-    stream: TcpStream,
-    host: &str,
-    config: ClientConfig,
-) -> Result<TlsStream<TcpStream>, End> {
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|e| End::Stop(Failure::usage(format!("{host}: {e}"))))?;
-    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-    connecting.await.map_err(|error| {
-        let cause = error
-            .get_ref()
-            .and_then(|e| e.downcast_ref::<rustls::Error>());
-        match cause {
-            Some(rustls::Error::InvalidCertificate(why)) => End::Stop(Failure::failed(format!(
-                "the certificate of {host} is not trusted: {why}; if it should be, name its issuer with --cacert"
-            ))),
-            _ => again(format!("no TLS with {host}: {error}")),
-        }
-    })
 }
 
 /// The WebSocket handshake; the ticket goes as a subprotocol, out of every URL log.

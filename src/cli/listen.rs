@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -38,9 +37,6 @@ pub(super) struct ListenArgs {
     /// Where clients connect; from the ticket's answer unless given.
     #[arg(long)]
     url: Option<String>,
-    /// A PEM file of the certificates to trust at a wss:// URL, in place of the system's.
-    #[arg(long, value_name = "FILE")]
-    cacert: Option<PathBuf>,
     #[command(flatten)]
     server: Server,
 }
@@ -137,7 +133,7 @@ async fn connect(args: &ListenArgs, places: &mut Places, welcomed: &mut bool) ->
         }
     };
     let target = places.put_into(&url);
-    let link = dial(&target, &issued.ticket, args.cacert.as_deref());
+    let link = dial(&target, &issued.ticket, &args.server.tls);
     match tokio::time::timeout(PATIENCE, link).await {
         Ok(Ok(link)) => follow(link, args.device.is_some(), places, welcomed).await,
         Ok(Err(end)) => end,

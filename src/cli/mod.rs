@@ -8,6 +8,7 @@ mod history;
 mod listen;
 mod nodes;
 mod presence;
+mod secure;
 mod serve;
 
 use std::path::PathBuf;

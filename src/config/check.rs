@@ -371,7 +371,12 @@ mod tests {
             |c, open| c.public.listen = open,
             |c, open| c.service.listen = open,
             |c, open| c.admin.listen = open,
-            |c, open| c.probe = Some(crate::doors::config::ProbeConfig { listen: open, tls: None }),
+            |c, open| {
+                c.probe = Some(crate::doors::config::ProbeConfig {
+                    listen: open,
+                    tls: None,
+                })
+            },
         ];
         for change in doors {
             let mut config = Config::dev();

@@ -50,12 +50,7 @@ pub(super) struct Inlet {
 
 /// The one loop of a connection. Its input: the socket; what it writes goes through the outbox. It ends with the session,
 /// which aborts it.
-pub(super) async fn read_loop(
-    shard: Rc<Shard>,
-    key: SessionKey,
-    inlet: Inlet,
-    early: Vec<u8>,
-) {
+pub(super) async fn read_loop(shard: Rc<Shard>, key: SessionKey, inlet: Inlet, early: Vec<u8>) {
     let limits = codec::Limits {
         message_bytes: shard.hub.limits.message_bytes,
         fragments: shard.hub.limits.fragments,

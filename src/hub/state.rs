@@ -250,7 +250,9 @@ impl State {
         let Some(session) = live(&mut self.slots, key) else {
             return;
         };
-        if session.blocked.is_some() || (session.outbox.is_empty() && !session.transport.is_waiting()) {
+        if session.blocked.is_some()
+            || (session.outbox.is_empty() && !session.transport.is_waiting())
+        {
             return;
         }
         if let Transport::Events(events) = &mut session.transport {

@@ -173,7 +173,10 @@ impl DoorTls {
         match looked {
             Ok(None) => {
                 if before.is_some() {
-                    tracing::info!(door, "the files of the certificate are as they were, and good");
+                    tracing::info!(
+                        door,
+                        "the files of the certificate are as they were, and good"
+                    );
                 }
                 Ok(())
             }

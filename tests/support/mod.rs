@@ -1,5 +1,6 @@
 //! A node on free ports that stops on drop, and clients that are not ours.
 
+pub mod certs;
 pub mod chaos;
 pub mod events;
 pub mod fleet;

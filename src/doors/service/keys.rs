@@ -119,7 +119,8 @@ impl ApiKeys {
     /// Whether the well-known key of `tidings dev` is among them.
     pub fn has_development_key(&self) -> bool {
         let development = sha256(DEVELOPMENT_KEY.as_bytes());
-        let known = |key: &Arc<ApiKey>| matches!(key.proof, Proof::Key(hash) if hash == development);
+        let known =
+            |key: &Arc<ApiKey>| matches!(key.proof, Proof::Key(hash) if hash == development);
         self.keys.iter().any(known)
     }
 
@@ -243,10 +244,7 @@ impl ApiKey {
         if self.scopes.contains(&scope) {
             return Ok(());
         }
-        let detail = format!(
-            "the {self} lacks the scope {:?}",
-            scope.name()
-        );
+        let detail = format!("the {self} lacks the scope {:?}", scope.name());
         Err(ApiError::new(Code::PermissionDenied, detail))
     }
 

@@ -5,8 +5,8 @@ use tonic::{Request, Response, Status};
 use super::Grpc;
 use crate::backplane::NodeLease;
 use crate::doors::config::Scope;
-use crate::doors::service::keys::{ApiKey, Shown};
 use crate::doors::service::api::sessions;
+use crate::doors::service::keys::{ApiKey, Shown};
 use crate::model::{Body, ConnectionInfo, Member, Message};
 use crate::proto::tidings::v1 as pb;
 
@@ -108,10 +108,7 @@ impl pb::connections_server::Connections for Grpc {
         let (metadata, extensions, request) = request.into_parts();
         let run = async |_: &ApiKey| self.api.presence(&request.channel).await;
         let shown = Shown::of(metadata.into_headers(), &extensions);
-        let (members, unknown) = self
-            .api
-            .call("Presence", Scope::Read, &shown, run)
-            .await?;
+        let (members, unknown) = self.api.call("Presence", Scope::Read, &shown, run).await?;
         Ok(Response::new(pb::PresenceResponse {
             members: members.some.into_iter().map(member).collect(),
             total: members.total,

@@ -136,8 +136,7 @@ impl pb::notification_server::Notification for Grpc {
     ) -> Result<Response<pb::PushResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
         let shown = Shown::of(metadata.into_headers(), &extensions);
-        let run =
-            async |caller: &ApiKey| push(&self.api, caller, request, deadline(&shown)?).await;
+        let run = async |caller: &ApiKey| push(&self.api, caller, request, deadline(&shown)?).await;
         let answer = self
             .api
             .call("PushNotification", Scope::Push, &shown, run)
@@ -155,7 +154,7 @@ impl pb::notification_server::Notification for Grpc {
         let shown = Shown::of(metadata.into_headers(), &extensions);
         let method = "PushNotifications";
         let caller = self.api.admit(method, Scope::Push, &shown)?;
-        let last = match headers.contains_key(deadline::HEADER) {
+        let last = match shown.contains_key(deadline::HEADER) {
             true => Some(deadline(&shown)).transpose(),
             false => Ok(None),
         };
@@ -175,10 +174,7 @@ impl pb::notification_server::Notification for Grpc {
             let options = options!(request, pb::broadcast_request::Body, deadline(&shown)?)?;
             self.api.broadcast(caller, &users, everyone, options).await
         };
-        let done = self
-            .api
-            .call("Broadcast", Scope::Push, &shown, run)
-            .await?;
+        let done = self.api.call("Broadcast", Scope::Push, &shown, run).await?;
         let accepted = &done.whole;
         let failure = |(user, refusal): (UserId, hub::Refusal)| pb::broadcast_response::Failure {
             user_id: user.to_string(),
@@ -279,11 +275,7 @@ impl pb::delivery_server::Delivery for Grpc {
 }
 
 impl Grpc {
-    async fn later<T>(
-        &self,
-        method: &'static str,
-        shown: &Shown,
-    ) -> Result<Response<T>, Status> {
+    async fn later<T>(&self, method: &'static str, shown: &Shown) -> Result<Response<T>, Status> {
         let run = async |_: &ApiKey| unimplemented(method);
         Ok(self.api.call(method, Scope::Read, shown, run).await?)
     }
