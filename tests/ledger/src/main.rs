@@ -94,12 +94,21 @@ enum Run {
 
 #[derive(Debug, Args)]
 struct What {
-    /// The node that is run
-    #[arg(long, default_value = "target/debug/tidings")]
-    binary: PathBuf,
+    /// The node that is run; by default the one that was built beside this program
+    #[arg(long)]
+    binary: Option<PathBuf>,
     /// Decides who takes part, and what befalls them
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+impl What {
+    fn binary(&self) -> PathBuf {
+        let own =
+            || std::env::current_exe().unwrap_or_else(|_| "target/debug/tidings-ledger".into());
+        let given = self.binary.clone();
+        given.unwrap_or_else(|| own().with_file_name("tidings"))
+    }
 }
 
 #[tokio::main]
@@ -107,7 +116,7 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let run = async {
         match arguments.run {
-            Run::Mutants(what) => mutants::run(&what.binary, what.seed).await,
+            Run::Mutants(what) => mutants::run(&what.binary(), what.seed).await,
             Run::Torture {
                 what,
                 minutes,
@@ -121,7 +130,7 @@ async fn main() -> ExitCode {
                         Torture::long(what.seed, length, clients)
                     }
                 };
-                torture::run(&what.binary, torture).await
+                torture::run(&what.binary(), torture).await
             }
             Run::Roll {
                 what,
