@@ -142,7 +142,7 @@ async fn main() -> ExitCode {
                     true => Roll::short(what.seed),
                     false => Roll::long(what.seed, clients, stubborn),
                 };
-                roll::run(&what.binary, roll).await
+                roll::run(&what.binary(), roll).await
             }
             Run::Crash {
                 what,
@@ -153,9 +153,9 @@ async fn main() -> ExitCode {
                     true => Crash::short(what.seed),
                     false => Crash::long(what.seed, clients),
                 };
-                crash::run(&what.binary, crash).await
+                crash::run(&what.binary(), crash).await
             }
-            Run::Mixed { what, old } => mixed::run(&old, &what.binary, what.seed).await,
+            Run::Mixed { what, old } => mixed::run(&old, &what.binary(), what.seed).await,
         }
     };
     // Whoever ends this ends its servers too: they are dropped with the run.
