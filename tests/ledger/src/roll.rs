@@ -203,3 +203,80 @@ fn stubborn(verdict: &mut Verdict, outcome: &Outcome) {
         three(&mut blackouts),
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::Report;
+    use crate::clock::Stamp;
+    use crate::publisher::Answers;
+
+    fn at(ms: u64) -> Stamp {
+        Stamp(ms * 1000)
+    }
+
+    fn span(welcome: u64, end: Option<u64>, code: Option<u16>, told: bool) -> Span {
+        Span {
+            welcome: at(welcome),
+            end: end.map(at),
+            code,
+            why: String::new(),
+            told,
+        }
+    }
+
+    /// What is broken in a roll in which one client that obeys had these connections, and one that does not had none.
+    fn broken(spans: Vec<Span>) -> Vec<String> {
+        let mut report = Report::default();
+        report.due = 1;
+        let outcome = Outcome {
+            report,
+            clients: vec![(true, spans), (false, Vec::new())],
+            answers: Answers::default(),
+            over: at(100_000),
+        };
+        judge(&outcome, &Roll::short(1)).broken()
+    }
+
+    #[test]
+    fn a_client_that_moved_before_its_old_connection_ended_is_as_promised() {
+        let moved = vec![
+            span(0, Some(5_010), Some(1000), true),
+            span(5_000, None, None, false),
+        ];
+        assert_eq!(broken(moved), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_node_that_closes_without_a_goaway_is_found() {
+        let closed = vec![
+            span(0, Some(5_000), Some(1012), false),
+            span(5_001, None, None, false),
+        ];
+        let found = [
+            "clients that obey and never moved",
+            "their connections that ended unasked",
+            "moves with a blackout",
+            "longest blackout of a client that obeys",
+        ];
+        assert_eq!(broken(closed), found);
+    }
+
+    #[test]
+    fn a_connection_that_was_cut_is_found_though_the_client_had_another() {
+        let cut = vec![
+            span(0, Some(5_010), None, true),
+            span(5_000, None, None, false),
+        ];
+        assert_eq!(broken(cut), ["closes with 1006"]);
+    }
+
+    #[test]
+    fn a_crowd_that_comes_faster_than_the_budget_is_found() {
+        let mut crowd: Vec<Span> = (0..200)
+            .map(|n| span(n, Some(n + 1_000), Some(1000), true))
+            .collect();
+        crowd.push(span(500, None, None, false));
+        assert_eq!(broken(crowd), ["welcomes in the busiest second"]);
+    }
+}
