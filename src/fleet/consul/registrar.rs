@@ -46,6 +46,9 @@ pub struct Registrar {
     complaint: Option<&'static str>,
 }
 
+/// Something failed, and it was said.
+struct Complained;
+
 /// A door that is kept registered.
 struct Kept {
     registration: Registration,
@@ -91,7 +94,7 @@ impl Registrar {
                     backoff.reset();
                     LOOK.mul_f64(rand::random_range(0.8..=1.2))
                 }
-                Err(()) => backoff.next(),
+                Err(Complained) => backoff.next(),
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -106,7 +109,7 @@ impl Registrar {
     }
 
     /// Registers what the agent does not know, and what has changed.
-    async fn look(&mut self) -> Result<(), ()> {
+    async fn look(&mut self) -> Result<(), Complained> {
         if self.kept.is_empty() {
             self.kept = match self.registrations().await {
                 Ok(kept) => kept,
@@ -156,7 +159,7 @@ impl Registrar {
 
     /// Takes out what was registered. That it is out is looked at: a registration whose answer was lost may have come
     /// after all.
-    async fn withdraw(&mut self) -> Result<(), ()> {
+    async fn withdraw(&mut self) -> Result<(), Complained> {
         for door in 0..self.kept.len() {
             let id = self.kept[door].registration.id.clone();
             let gone = async {
@@ -165,7 +168,7 @@ impl Registrar {
             };
             match gone.await {
                 Ok(false) => {}
-                Ok(true) => return Err(()),
+                Ok(true) => return Err(Complained),
                 // Who may not register has nothing there to take out.
                 Err(Fault::Denied) if self.kept[door].told.is_none() => {}
                 Err(fault) => return Err(self.complain(&fault, door)),
@@ -245,7 +248,7 @@ impl Registrar {
     }
 
     /// Counts a fault, and warns of it unless that was the last one too.
-    fn complain(&mut self, fault: &Fault, door: usize) {
+    fn complain(&mut self, fault: &Fault, door: usize) -> Complained {
         let reason = fault.reason();
         self.metrics.failed(reason);
         let service = match self.kept.get(door) {
@@ -258,6 +261,7 @@ impl Registrar {
         } else {
             tracing::warn!("{sentence}");
         }
+        Complained
     }
 }
 
