@@ -19,6 +19,7 @@ mod history;
 mod layers;
 mod limits;
 mod links;
+mod names;
 mod nginx;
 mod openapi;
 mod outages;
