@@ -1,10 +1,13 @@
 //! A node on free ports that stops on drop, and clients that are not ours.
 
 pub mod chaos;
+pub mod consul;
+pub mod dns;
 pub mod events;
 pub mod fleet;
 pub mod heard;
 pub mod ports;
+pub mod process;
 pub mod redis;
 pub mod resp;
 
