@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::{SourceMetrics, TlsMetrics};
+use super::{ConsulMetrics, SourceMetrics, TlsMetrics};
 use crate::model::Address;
 
 /// One label with a fixed set of values.
@@ -195,6 +195,8 @@ pub struct Metrics {
     pub sources: SourceMetrics,
     /// Certificates and TLS handshakes.
     pub tls: TlsMetrics,
+    /// Consul.
+    pub consul: ConsulMetrics,
 }
 
 impl Default for Metrics {
@@ -220,6 +222,8 @@ impl Metrics {
         sources.register(&mut registry);
         let tls = TlsMetrics::default();
         tls.register(&mut registry);
+        let consul = ConsulMetrics::default();
+        consul.register(&mut registry);
         Self {
             streams,
             connections: metric!("connections", "Open sessions", Gauge::default()),
@@ -335,6 +339,7 @@ impl Metrics {
             },
             sources,
             tls,
+            consul,
             client_errors: metric!("client_errors", "Bad client frames", Family::default()),
             registry: std::sync::Arc::new(registry),
         }

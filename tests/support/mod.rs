@@ -2,10 +2,13 @@
 
 pub mod certs;
 pub mod chaos;
+pub mod consul;
+pub mod dns;
 pub mod events;
 pub mod fleet;
 pub mod heard;
 pub mod ports;
+pub mod process;
 pub mod redis;
 pub mod resp;
 
