@@ -1,6 +1,7 @@
 //! Through each of the four proxies as they ship in `deploy/`: what a client, a service and an operator see.
 
 mod clients;
+mod doctor;
 mod fleet;
 mod services;
 mod silence;

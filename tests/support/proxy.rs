@@ -203,6 +203,11 @@ impl Proxy {
         }
     }
 
+    /// The file of its certificate.
+    pub fn certificate(&self) -> std::path::PathBuf {
+        self.folder.path().join("fullchain.pem")
+    }
+
     /// All that it has logged.
     pub fn log(&self) -> String {
         ["log", "access.log", "error.log"]

@@ -78,7 +78,7 @@ fn setting(kind: Kind, trouble: Trouble) -> Option<&'static str> {
             "it has no idle timeout for WebSockets: what cuts is in front of it or behind it"
         }
         (Kind::Traefik, T::Events) => {
-            "entryPoints.<name>.transport.respondingTimeouts.readTimeout: 0s (60s by default, counted from the request on), and writeTimeout: 0s"
+            "entryPoints.<name>.transport.respondingTimeouts.writeTimeout: 0s (the default): it counts from the request on, heartbeats or not"
         }
         (Kind::Traefik, T::Buffered) => {
             "no buffering middleware here, and text/event-stream in excludedContentTypes of a compress middleware"

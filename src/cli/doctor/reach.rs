@@ -244,6 +244,9 @@ fn tls_problem(host: &str, error: &io::Error) -> (String, String) {
         E::UnknownIssuer => {
             "its chain does not end at who is trusted here: the proxy must show the intermediate certificates too (fullchain.pem), or, for an authority of your own, name it with --cacert"
         }
+        other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "it is an authority's own: sign one for the name with it, and show that one"
+        }
         _ => "make a new one",
     };
     (
