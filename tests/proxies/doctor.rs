@@ -159,7 +159,8 @@ async fn what_holds_events_back_is_named(kind: Kind) {
                 "              compressor_library:\n                name: gzip\n                typed_config:\n",
                 "                  \"@type\": type.googleapis.com/envoy.extensions.compression.gzip.compressor.v3.Gzip",
             )],
-            "fail",
+            // Held back by a little, so it is only a warning.
+            "warn",
             "compressor",
         ),
     };
@@ -169,7 +170,7 @@ async fn what_holds_events_back_is_named(kind: Kind) {
     };
     let (node, proxy) = behind_with(kind, setup, |_| {}).await;
     let (code, said) = at(&proxy, &node, &["--for", "1s", "--timeout", "3s"]).await;
-    assert_eq!(code, 1, "{said}");
+    assert_eq!(code, i32::from(level == "fail"), "{said}");
     assert_finding(&said, "events", level, &[setting]);
 }
 

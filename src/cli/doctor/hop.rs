@@ -7,6 +7,8 @@ use super::report::Finding;
 
 /// What no server takes for a request. What it answers, and how, says who is there: most proxies answer it themselves.
 const NO_REQUEST: &[u8] = b"TIDINGS-DOCTOR\r\n\r\n";
+/// How hyper answers it, and so a node.
+const HYPER: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n";
 /// Bytes of the answer that are looked at.
 const ANSWER_MAX: u64 = 8 << 10;
 
@@ -93,10 +95,8 @@ impl Kind {
         let mut found = signs.into_iter().filter(|(sign, _)| lower.contains(sign));
         match found.next() {
             Some((_, kind)) => kind,
-            // hyper's: a status and a length.
-            None if lower.starts_with("http/1.1 400 bad request\r\ncontent-length: 0") => {
-                Self::Tidings
-            }
+            // hyper's: nothing but a status and no length, in small letters.
+            None if answer.starts_with(HYPER) => Self::Tidings,
             None => Self::Unknown,
         }
     }
@@ -172,7 +172,7 @@ mod tests {
                 Kind::Envoy,
             ),
             (
-                "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\ndate: x\r\n\r\n",
+                "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\ndate: x\r\n\r\n",
                 Kind::Tidings,
             ),
             ("", Kind::Unknown),
