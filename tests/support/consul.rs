@@ -213,6 +213,10 @@ impl ConsulAgent {
         .await;
     }
 
+    pub fn dns_port(&self) -> u16 {
+        self.dns
+    }
+
     /// What its DNS interface answers.
     pub async fn dns(&self, name: &str, kind: dns::Kind) -> Vec<Answer> {
         let server = SocketAddr::from((Ipv4Addr::LOCALHOST, self.dns));

@@ -7,6 +7,7 @@ pub mod events;
 pub mod fleet;
 pub mod heard;
 pub mod ports;
+pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod resp;
