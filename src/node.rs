@@ -448,6 +448,10 @@ fn registrar(
         public: addresses.public,
         service: addresses.service,
         probe: addresses.probe.unwrap_or(addresses.admin),
+        probe_tls: match &config.probe {
+            Some(probe) => probe.tls.is_some(),
+            None => config.admin.tls.is_some(),
+        },
     };
     let free = {
         let hub = hub.clone();

@@ -1,4 +1,4 @@
-use std::io::{ErrorKind, Read as _};
+use std::io::{self, ErrorKind, Read as _};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::exit::{Failure, block_on, say};
-use super::secure::{NoTls, TlsArgs, alert};
+use super::secure::{NoTls, TlsArgs, Watched, alert};
 use crate::doors::config::DEVELOPMENT_KEY;
 use crate::model::Secret;
 use crate::model::units::parse_duration;
@@ -126,10 +126,14 @@ impl Server {
         };
         let stream = tokio::time::timeout(PATIENCE.0, dialing).await;
         // One connection is all that a command needs.
-        let mut stream = Some(stream.map_err(|_| silent())??);
+        let (stream, ended) = Watched::new(stream.map_err(|_| silent())??);
+        let mut stream = Some(stream);
         let connector = tower::service_fn(move |_: Uri| {
             let stream = stream.take().map(TokioIo::new);
-            std::future::ready(stream.ok_or(std::io::Error::from(ErrorKind::NotConnected)))
+            std::future::ready(stream.ok_or_else(|| match ended.get() {
+                Some(why) => io::Error::new(ErrorKind::InvalidData, why.clone()),
+                None => io::Error::from(ErrorKind::NotConnected),
+            }))
         });
         let connected = endpoint.connect_with_connector(connector).await;
         connected.map_err(|error| match alert(&error) {

@@ -1,10 +1,14 @@
 //! TLS to a node: whom the command line trusts, and who it says it is.
 
 use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
 use clap::Args;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -38,6 +42,62 @@ pub(super) struct TlsArgs {
     key_file: Option<PathBuf>,
 }
 
+/// A connection that remembers why TLS ended it: with TLS 1.3 a server refuses a certificate after the handshake, and what
+/// speaks HTTP/2 on it only connects again.
+pub(super) struct Watched {
+    stream: TlsStream<TcpStream>,
+    ended: Ended,
+}
+
+/// Why TLS ended, once it has.
+pub(super) type Ended = Arc<OnceLock<rustls::Error>>;
+
+impl Watched {
+    pub(super) fn new(stream: TlsStream<TcpStream>) -> (Self, Ended) {
+        let ended = Ended::default();
+        let watched = Self {
+            stream,
+            ended: ended.clone(),
+        };
+        (watched, ended)
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if let Poll::Ready(Err(error)) = &polled
+            && let Some(cause) = rustls_error(error)
+        {
+            // The first is the one that counts.
+            let _ = self.ended.set(cause.clone());
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 /// Why there is no TLS.
 pub(super) enum NoTls {
     /// It would not be otherwise next time.
@@ -47,6 +107,11 @@ pub(super) enum NoTls {
 }
 
 impl TlsArgs {
+    /// Whom to trust, unless the system's.
+    pub(super) fn ca_file(&self) -> Option<&Path> {
+        self.ca_file.as_deref()
+    }
+
     /// Whether a certificate is shown.
     pub(super) fn shows_certificate(&self) -> bool {
         self.cert_file.is_some()
@@ -65,10 +130,7 @@ impl TlsArgs {
             .map_err(|e| NoTls::Stop(Failure::usage(format!("{host}: {e}"))))?;
         let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
         connecting.await.map_err(|error| {
-            let cause = error
-                .get_ref()
-                .and_then(|e| e.downcast_ref::<rustls::Error>());
-            match cause {
+            match rustls_error(&error) {
                 Some(rustls::Error::InvalidCertificate(why)) => NoTls::Stop(Failure::failed(format!(
                     "the certificate of {host} is not trusted: {why}; if it should be, name its issuer with --ca-file"
                 ))),
@@ -124,6 +186,15 @@ impl TlsArgs {
     }
 }
 
+/// A client of HTTP/1.1 that trusts the certificates of a file, or the system's.
+pub(super) fn trusting(ca_file: Option<&Path>) -> Result<ClientConfig, Failure> {
+    let args = TlsArgs {
+        ca_file: ca_file.map(Path::to_path_buf),
+        ..TlsArgs::default()
+    };
+    args.config("http/1.1", false)
+}
+
 fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let fail = |why: String| Failure::usage(format!("{flag} {}: {why}", path.display()));
     let read = CertificateDer::pem_file_iter(path).map_err(|e| fail(e.to_string()))?;
@@ -135,14 +206,15 @@ fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
     }
 }
 
+fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
 /// What the server said of our certificate, if that is why it hung up. With TLS 1.3 it says so after the handshake.
 pub(super) fn alert(error: &(dyn Error + 'static)) -> Option<String> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let inner = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(|e| e.get_ref())
-            .and_then(|e| e.downcast_ref::<rustls::Error>());
+        let inner = error.downcast_ref::<io::Error>().and_then(rustls_error);
         let found = inner.or_else(|| error.downcast_ref::<rustls::Error>());
         if let Some(rustls::Error::AlertReceived(alert)) = found {
             return Some(match alert {

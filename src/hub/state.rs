@@ -206,7 +206,21 @@ impl State {
             self.detach_all(key);
         }
         self.flush(key);
+        self.end_if_written(key);
         self.rearm(key);
+    }
+
+    /// Ends our side of the stream, if both close frames are there and nothing is left to be written.
+    fn end_if_written(&mut self, key: SessionKey) {
+        if let Some(session) = live(&mut self.slots, key)
+            && session.blocked.is_none()
+            && session.outbox.is_empty()
+            && !session.transport.is_waiting()
+            && matches!(session.phase, Phase::Lingering { .. })
+            && !session.transport.end()
+        {
+            self.stalled.push(key);
+        }
     }
 
     /// Ends a session at once: its socket is closed, or reset.
@@ -290,14 +304,7 @@ impl State {
             return self.remove(key, false);
         }
         self.wrote(key, now);
-        if let Some(session) = live(&mut self.slots, key)
-            && session.outbox.is_empty()
-            && !session.transport.is_waiting()
-            && matches!(session.phase, Phase::Lingering { .. })
-            && !session.transport.end()
-        {
-            self.stalled.push(key);
-        }
+        self.end_if_written(key);
     }
 
     /// Takes frames out of an outbox for who writes them.

@@ -29,6 +29,8 @@ pub struct Doors {
     pub service: SocketAddr,
     /// Where `/readyz` is: the probe door, else the admin door.
     pub probe: SocketAddr,
+    /// That door speaks TLS.
+    pub probe_tls: bool,
 }
 
 /// Keeps a node's doors registered at the agent.
@@ -197,6 +199,7 @@ impl Registrar {
             agent: &self.agent.url,
             here,
             probe: doors.probe,
+            probe_tls: doors.probe_tls,
         };
         let kept = |name: &str, door, query, of_services| Kept {
             registration: Registration::new(&about, name, door, query),

@@ -26,6 +26,8 @@ pub(super) struct About<'a> {
     pub(super) here: Option<IpAddr>,
     /// Where `/readyz` is.
     pub(super) probe: SocketAddr,
+    /// That door speaks TLS.
+    pub(super) probe_tls: bool,
 }
 
 impl Registration {
@@ -42,7 +44,7 @@ impl Registration {
             name: name.into(),
             address,
             port,
-            check: format!("http://{}/readyz{query}", about.probed()),
+            check: format!("{}://{}/readyz{query}", about.scheme(), about.probed()),
         }
     }
 
@@ -66,6 +68,8 @@ impl Registration {
             "Check": {
                 "Name": "Tidings' readiness",
                 "HTTP": self.check,
+                // As a kubelet does: the agent asks for an address, and the certificate is for clients' names.
+                "TLSSkipVerify": true,
                 "Interval": format!("{}ms", config.check_interval.as_millis()),
                 "Timeout": "2s",
                 "DeregisterCriticalServiceAfter": format!("{}ms", config.deregister_after.as_millis()),
@@ -80,6 +84,13 @@ impl Registration {
 }
 
 impl About<'_> {
+    fn scheme(&self) -> &'static str {
+        match self.probe_tls {
+            true => "https",
+            false => "http",
+        }
+    }
+
     /// What others reach a door at.
     fn advertised(&self, bound: IpAddr) -> Option<String> {
         match &self.config.address {
@@ -127,6 +138,7 @@ mod tests {
             agent: &agent.parse().expect("a URL"),
             here: Some([10, 0, 0, 7].into()),
             probe: probe.parse().expect("an address"),
+            probe_tls: false,
         };
         Registration::new(&about, "tidings", door.parse().expect("an address"), "")
     }
