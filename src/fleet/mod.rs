@@ -1,5 +1,6 @@
-//! Life among other nodes: health and drain.
+//! Life among other nodes: health, drain, discovery.
 
+mod consul;
 mod health;
 
 use std::time::Duration;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::units;
 
+pub use consul::{ConsulConfig, Doors, Registrar};
 pub use health::{Health, Phase, Phases};
 
 /// `[drain]`: how a node leaves.

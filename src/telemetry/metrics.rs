@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::SourceMetrics;
+use super::{ConsulMetrics, SourceMetrics};
 use crate::model::Address;
 
 /// One label with a fixed set of values.
@@ -193,6 +193,8 @@ pub struct Metrics {
     pub streams: StreamMetrics,
     /// Topics as a way in.
     pub sources: SourceMetrics,
+    /// Consul.
+    pub consul: ConsulMetrics,
 }
 
 impl Default for Metrics {
@@ -216,6 +218,8 @@ impl Metrics {
         streams.register(&mut registry);
         let sources = SourceMetrics::default();
         sources.register(&mut registry);
+        let consul = ConsulMetrics::default();
+        consul.register(&mut registry);
         Self {
             streams,
             connections: metric!("connections", "Open sessions", Gauge::default()),
@@ -330,6 +334,7 @@ impl Metrics {
                 ),
             },
             sources,
+            consul,
             client_errors: metric!("client_errors", "Bad client frames", Family::default()),
             registry: std::sync::Arc::new(registry),
         }

@@ -17,6 +17,7 @@ pub(super) struct Scripts {
     pub(super) top: Script,
     pub(super) read: Script,
     pub(super) advance: Script,
+    pub(super) era: Script,
 }
 
 impl Scripts {
@@ -46,6 +47,7 @@ impl Scripts {
             top: with_begin(include_str!("scripts/top.lua")),
             read: with_begin(include_str!("scripts/read.lua")),
             advance: script(include_str!("scripts/advance.lua")),
+            era: script(include_str!("scripts/era.lua")),
         }
     }
 }

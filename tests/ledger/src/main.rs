@@ -6,19 +6,29 @@ mod cast;
 mod checker;
 mod client;
 mod clock;
+mod crash;
 mod crowd;
 mod fleet;
 mod http;
 mod ledger;
+mod mixed;
+mod mover;
 mod mutants;
 mod producer;
+mod publisher;
+mod roll;
+mod scene;
+mod spans;
 mod torture;
+mod verdict;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use crash::Crash;
+use roll::Roll;
 use tokio::signal::unix::{SignalKind, signal};
 use torture::Torture;
 
@@ -46,6 +56,39 @@ enum Run {
         /// Brief disturbances and few clients, two minutes in all: what CI runs
         #[arg(long, conflicts_with_all = ["minutes", "clients"])]
         short: bool,
+    },
+    /// Replaces three nodes behind a HAProxy one after the other, under load: nobody may notice
+    Roll {
+        #[command(flatten)]
+        what: What,
+        /// Clients that obey `goaway`
+        #[arg(long, default_value_t = 5000)]
+        clients: usize,
+        /// Clients that do not know it
+        #[arg(long, default_value_t = 500)]
+        stubborn: usize,
+        /// Few clients and a brief drain, a minute in all: what CI runs
+        #[arg(long, conflicts_with_all = ["clients", "stubborn"])]
+        short: bool,
+    },
+    /// Kills one of three nodes: how its clients come back, and what publishers notice
+    Crash {
+        #[command(flatten)]
+        what: What,
+        /// Clients of all three
+        #[arg(long, default_value_t = 9000)]
+        clients: usize,
+        /// Few clients: what CI runs
+        #[arg(long, conflicts_with = "clients")]
+        short: bool,
+    },
+    /// A node of a commit before and one of this in one cluster: what they owe each other, and each leaves in turn
+    Mixed {
+        #[command(flatten)]
+        what: What,
+        /// The node of a commit before
+        #[arg(long)]
+        old: PathBuf,
     },
 }
 
@@ -89,6 +132,30 @@ async fn main() -> ExitCode {
                 };
                 torture::run(&what.binary(), torture).await
             }
+            Run::Roll {
+                what,
+                clients,
+                stubborn,
+                short,
+            } => {
+                let roll = match short {
+                    true => Roll::short(what.seed),
+                    false => Roll::long(what.seed, clients, stubborn),
+                };
+                roll::run(&what.binary(), roll).await
+            }
+            Run::Crash {
+                what,
+                clients,
+                short,
+            } => {
+                let crash = match short {
+                    true => Crash::short(what.seed),
+                    false => Crash::long(what.seed, clients),
+                };
+                crash::run(&what.binary(), crash).await
+            }
+            Run::Mixed { what, old } => mixed::run(&old, &what.binary(), what.seed).await,
         }
     };
     // Whoever ends this ends its servers too: they are dropped with the run.
