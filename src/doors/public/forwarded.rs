@@ -71,7 +71,6 @@ fn elements(text: &str) -> Option<Vec<Hop>> {
 }
 
 /// One `name=value`, or nothing, up to the `;`, the `,` or the end behind it.
-#[expect(clippy::type_complexity, reason = "named nowhere else")]
 fn pair(text: &str) -> Option<(Option<(&str, String)>, &str)> {
     let text = text.trim_start_matches([' ', '\t']);
     let name_end = text.find(['=', ';', ',']).unwrap_or(text.len());

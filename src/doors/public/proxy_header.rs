@@ -115,11 +115,10 @@ mod tests {
 
     use super::*;
 
+    type Read = Result<Option<SocketAddr>, NoHeader>;
+
     /// What is read of bytes that come in these pieces, and what is left for HTTP.
-    async fn read_in_pieces(
-        bytes: &[u8],
-        pieces: &[usize],
-    ) -> (Result<Option<SocketAddr>, NoHeader>, Vec<u8>) {
+    async fn read_in_pieces(bytes: &[u8], pieces: &[usize]) -> (Read, Vec<u8>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a port");
@@ -235,7 +234,7 @@ mod tests {
             &[0; 40 << 10],
         ]
         .concat();
-        let cases: [(&[u8], Result<Option<SocketAddr>, NoHeader>); 10] = [
+        let cases: [(&[u8], Read); 10] = [
             (b"", Err(NoHeader::Nothing)),
             (b"PROXY TCP4 1.2.3.4", Err(NoHeader::CutOff)),
             (b"\r\n\r\n\0\r\nQUIT", Err(NoHeader::CutOff)),
