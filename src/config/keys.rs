@@ -85,6 +85,8 @@ fn filled() -> Config {
             listen,
             url: text(),
             allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             tls: Some(tls()),
         },
         probe: Some(ProbeConfig {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Origin, Secret};
+use crate::model::{IpPrefix, Origin, Secret};
 use crate::tls::{ClientAuth, TlsConfig};
 
 /// The API key of `tidings dev`. Everybody knows it, so `serve` refuses to start with it.
@@ -21,6 +21,10 @@ pub struct PublicConfig {
     pub url: Option<String>,
     /// Origins that browsers may connect from.
     pub allowed_origins: Vec<Origin>,
+    /// Proxies, as addresses or prefixes, that are believed who their client is.
+    pub trusted_proxies: Vec<IpPrefix>,
+    /// Each connection of a trusted proxy begins with a PROXY protocol header (v1 or v2).
+    pub proxy_protocol: bool,
     /// What it shows; left out = no TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
@@ -32,6 +36,8 @@ impl Default for PublicConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
             url: None,
             allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             tls: None,
         }
     }

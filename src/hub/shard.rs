@@ -429,7 +429,7 @@ impl Shard {
             origin: asked.origin.clone(),
             lineage,
             granted: grant.channels.to_vec(),
-            _places: places,
+            places,
         }
     }
 }

@@ -4,9 +4,12 @@
 mod answer;
 mod arrival;
 mod cors;
+mod forwarded;
 mod handshake;
 mod playground;
 mod proof;
+mod proxies;
+mod proxy_header;
 mod refusal;
 mod sse;
 mod upgrade;
@@ -27,7 +30,6 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::hub::Shard;
 use crate::tickets::{JwtVerifier, Tickets};
@@ -35,6 +37,8 @@ use crate::tls::DoorTls;
 use answer::Answer;
 use arrival::Arrival;
 use cors::Origins;
+use proxies::Proxies;
+use proxy_header::NoHeader;
 use refusal::{Kind, Refusal};
 
 pub use playground::Playground;
@@ -45,6 +49,7 @@ const TOLD_AT_ONCE: usize = 1024;
 /// The public door of a node; one for all shards.
 pub struct Public {
     origins: Origins,
+    proxies: Proxies,
     tickets: Arc<Tickets>,
     jwt: Option<JwtVerifier>,
     url: Option<String>,
@@ -65,6 +70,7 @@ impl Public {
     ) -> Self {
         Self {
             origins: Origins::new(&config.allowed_origins, same_host),
+            proxies: Proxies::new(config),
             tickets,
             jwt,
             url,
@@ -80,96 +86,100 @@ impl Public {
         self
     }
 
-    /// Serves one connection, on the shard's thread: TLS, if the door speaks it, then HTTP. The first request's time runs
-    /// from here.
+    /// Serves one connection, on the shard's thread: accepted, its PROXY header where its peer sends one, TLS where the door
+    /// speaks it, then HTTP.
     pub fn connection(self: &Arc<Self>, shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
         let accepted = Instant::now();
         give_up_after(
             &stream,
             shard.hub.heartbeat.interval + shard.hub.heartbeat.pong_timeout,
         );
-        let (door, shard) = (self.clone(), shard.clone());
-        // Both are owned by the shard's thread; they end with the connection, by their deadlines, or by the upgrade.
-        match &self.tls {
-            None => {
-                spawn_local(door.http(shard, stream, peer, accepted));
-            }
-            Some(tls) => {
-                let config = TlsAcceptor::from(tls.config());
-                spawn_local(async move {
-                    let deadline = accepted + handshake_time(&shard);
-                    // Boxed, so that HTTP does not keep what the handshake needed.
-                    let secured = Box::pin(door.secure(&shard, config, stream, peer, deadline));
-                    if let Some(stream) = secured.await {
-                        door.http(shard, stream, peer, accepted).await;
-                    }
-                });
-            }
+        if self.tls.is_none() && !self.proxies.expects_header(peer) {
+            return self.http(shard, stream, peer, accepted);
         }
+        // Owned by the shard's thread; ends by the handshake's deadline.
+        spawn_local(
+            self.clone()
+                .before_http(shard.clone(), stream, peer, accepted),
+        );
     }
 
-    /// The TLS handshake. What fails is a refusal; a client that goes away in it was not refused.
-    async fn secure(
-        &self,
-        shard: &Shard,
-        config: TlsAcceptor,
-        stream: TcpStream,
-        peer: SocketAddr,
-        deadline: Instant,
-    ) -> Option<TlsStream<TcpStream>> {
-        let reason = match timeout_at(deadline, config.accept(stream)).await {
-            Ok(Ok(stream)) => return Some(stream),
-            Ok(Err(error)) => {
-                tracing::debug!(%peer, %error, "a client's TLS handshake failed");
-                let failed = error.kind() == std::io::ErrorKind::InvalidData;
-                failed.then_some(Kind::Tls.reason())
-            }
-            Err(_) => Some(Kind::TooSlow.reason()),
-        };
-        if let Some(reason) = reason {
-            shard.hub.metrics.refused(reason);
-        }
-        None
-    }
-
-    /// HTTP on a connection, up to its end or an upgrade.
-    async fn http<S>(
+    async fn before_http(
         self: Arc<Self>,
         shard: Rc<Shard>,
-        stream: S,
+        stream: TcpStream,
         peer: SocketAddr,
         accepted: Instant,
-    ) where
+    ) {
+        let deadline = accepted + handshake_time(&shard);
+        let client = match self.proxies.expects_header(peer) {
+            false => Ok(peer),
+            true => proxies::read_header(&stream, peer, deadline).await,
+        };
+        let client = match client {
+            Ok(client) => client,
+            Err(NoHeader::Nothing) => return,
+            Err(problem) => {
+                shard.hub.metrics.refused(Kind::ProxyHeader.reason());
+                let why = problem.why();
+                tracing::debug!(%peer, "closed a trusted proxy's connection: {why}");
+                return;
+            }
+        };
+        let Some(tls) = &self.tls else {
+            return self.http(&shard, stream, client, accepted);
+        };
+        let accepting = TlsAcceptor::from(tls.config()).accept(stream);
+        match timeout_at(deadline, accepting).await {
+            Ok(Ok(stream)) => self.http(&shard, stream, client, accepted),
+            Ok(Err(error)) => {
+                tracing::debug!(%client, %error, "a client's TLS handshake failed");
+                // One that goes away in the middle was not refused.
+                if error.kind() == std::io::ErrorKind::InvalidData {
+                    shard.hub.metrics.refused(Kind::Tls.reason());
+                }
+            }
+            Err(_) => shard.hub.metrics.refused(Kind::TooSlow.reason()),
+        }
+    }
+
+    /// Serves HTTP on a connection whose other end is, or speaks for, `peer`.
+    fn http<S>(self: &Arc<Self>, shard: &Rc<Shard>, stream: S, peer: SocketAddr, accepted: Instant)
+    where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let time = handshake_time(&shard);
-        // What TLS took is gone; that of a later request, on a kept connection, is as long.
-        let left = time.saturating_sub(accepted.elapsed());
+        let time = handshake_time(shard);
+        let left = (accepted + time).saturating_duration_since(Instant::now());
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(left.max(Duration::from_millis(1)))
             .max_buf_size(shard.hub.limits.header_bytes.max(8 << 10));
+        // The first request's time runs from the accepted connection; that of a later one, on a kept connection, from its own beginning.
         let accepted = Rc::new(Cell::new(Some(accepted)));
-        let (metrics, first) = (shard.hub.metrics.clone(), accepted.clone());
-        let service = service_fn(move |request| {
+        let (door, metrics, first) = (self.clone(), shard.hub.metrics.clone(), accepted.clone());
+        let shard = shard.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
             let arrival = Arrival {
                 shard: shard.clone(),
-                peer,
+                client: door.proxies.client(peer.ip(), request.headers()),
                 deadline: first.take().unwrap_or_else(Instant::now) + time,
             };
-            let door = self.clone();
+            let door = door.clone();
             async move { Ok::<_, std::convert::Infallible>(door.answer(&arrival, request).await) }
         });
         let connection = http
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        if let Err(error) = connection.await {
-            let refused = cut_off(&error, accepted.take().is_some()).map(Kind::reason);
-            if let Some(reason) = refused {
-                metrics.refused(reason);
+        // Owned by the shard's thread; ends with the connection, by the header deadline, or by the upgrade.
+        spawn_local(async move {
+            if let Err(error) = connection.await {
+                let refused = cut_off(&error, accepted.take().is_some()).map(Kind::reason);
+                if let Some(reason) = refused {
+                    metrics.refused(reason);
+                }
+                tracing::debug!(%peer, refused, "a client's HTTP connection ended early");
             }
-            tracing::debug!(%peer, refused, "a client's HTTP connection ended early");
-        }
+        });
     }
 
     async fn answer(
@@ -209,13 +219,10 @@ impl Public {
     }
 }
 
-/// From the accepted connection to the welcome.
+/// How long a handshake may take.
 fn handshake_time(shard: &Shard) -> Duration {
-    shard
-        .hub
-        .limits
-        .handshake_timeout
-        .max(Duration::from_millis(1))
+    let limits = &shard.hub.limits;
+    limits.handshake_timeout.max(Duration::from_millis(1))
 }
 
 /// Makes the kernel give a connection up whose client takes nothing for so long; never, if that is zero. While HTTP has
