@@ -198,7 +198,10 @@ async fn who_asks_for_no_heartbeats_gets_none_and_is_counted() {
     assert!(matches!(first, Some(Message::Text(_))), "{first:?}");
     assert_eq!(node.counter("tidings_silent_connections_total").await, 1);
     // There, the stream's own heartbeats are what a client knows that it lives by.
-    let query = format!("ticket={}&heartbeat=off", node.ticket(json!({"user_id": "44"})).await);
+    let query = format!(
+        "ticket={}&heartbeat=off",
+        node.ticket(json!({"user_id": "44"})).await
+    );
     let refused = crate::support::events::Events::open(&node, &query, &[]).await;
     assert_eq!(refused.err().expect("refused").0, 400);
 }
