@@ -10,9 +10,9 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::secure;
 use crate::tls::{ClientNames, DoorTls};
 
 /// How long the headers of a request may take.
@@ -154,17 +154,14 @@ async fn handshake(
     tls: Arc<DoorTls>,
     stream: TcpStream,
 ) -> Option<TlsStream<TcpStream>> {
-    let accepting = TlsAcceptor::from(tls.config()).accept(stream);
-    match tokio::time::timeout(TLS_TIMEOUT, accepting).await {
-        Ok(Ok(stream)) => Some(stream),
-        Ok(Err(error)) => {
+    match tokio::time::timeout(TLS_TIMEOUT, secure::handshake(&tls, stream)).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err((error, stream))) => {
             tls.failed("handshake");
             tracing::debug!(door, %error, "a TLS handshake failed");
-            None
+            secure::linger(stream).await;
         }
-        Err(_) => {
-            tls.failed("timeout");
-            None
-        }
+        Err(_) => tls.failed("timeout"),
     }
+    None
 }

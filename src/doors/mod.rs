@@ -4,4 +4,5 @@ pub mod admin;
 pub mod config;
 mod listener;
 pub mod public;
+mod secure;
 pub mod service;

@@ -29,8 +29,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsAcceptor;
 
+use crate::doors::secure;
 use crate::hub::Shard;
 use crate::tickets::{JwtVerifier, Tickets};
 use crate::tls::DoorTls;
@@ -129,14 +129,14 @@ impl Public {
         let Some(tls) = &self.tls else {
             return self.http(&shard, stream, client, accepted);
         };
-        let accepting = TlsAcceptor::from(tls.config()).accept(stream);
-        match timeout_at(deadline, accepting).await {
+        match timeout_at(deadline, secure::handshake(tls, stream)).await {
             Ok(Ok(stream)) => self.http(&shard, stream, client, accepted),
-            Ok(Err(error)) => {
+            Ok(Err((error, stream))) => {
                 tracing::debug!(%client, %error, "a client's TLS handshake failed");
                 // One that goes away in the middle was not refused.
                 if error.kind() == std::io::ErrorKind::InvalidData {
                     shard.hub.metrics.refused(Kind::Tls.reason());
+                    secure::linger(stream).await;
                 }
             }
             Err(_) => shard.hub.metrics.refused(Kind::TooSlow.reason()),
