@@ -256,6 +256,7 @@ mod tests {
             clients: vec![(true, spans), (false, Vec::new())],
             answers: Answers::default(),
             over: at(100_000),
+            settled: true,
         };
         judge(&outcome, &Roll::short(1)).broken()
     }

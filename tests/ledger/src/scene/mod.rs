@@ -41,6 +41,8 @@ pub(crate) struct Outcome {
     pub(crate) answers: Answers,
     /// When the clients were told to stop.
     pub(crate) over: Stamp,
+    /// Whether everyone was connected and had everything by then.
+    pub(crate) settled: bool,
 }
 
 impl Scene {
@@ -143,6 +145,7 @@ impl Scene {
             clients,
             answers,
             over,
+            settled: settled.is_some(),
         }
     }
 }
