@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod acl;
+mod addresses;
 mod admission;
 mod backplane;
 mod cluster;
@@ -22,10 +23,10 @@ mod layers;
 mod limits;
 mod links;
 mod names;
-mod nginx;
 mod openapi;
 mod outages;
 mod presence;
+mod proxies;
 mod redis_errors;
 mod refusals;
 mod resume;

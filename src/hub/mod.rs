@@ -62,7 +62,7 @@ pub use history::History;
 pub use reservation::Reservation;
 pub use router::{ACCEPT_TIMEOUT, Router};
 pub use session::Acks;
-pub use shard::{Asked, NotAdmitted, Prepared, Shard};
+pub use shard::{Asked, NotAdmitted, Prepared, SILENT_MAX, Shard};
 pub use threads::{ShardSeat, ShardThreads};
 
 /// What the shards of a node share; read only, but for counters.
