@@ -51,9 +51,10 @@ pub(super) struct Inlet {
 /// The one loop of a connection. Its input: the socket; what it writes goes through the outbox. It ends with the session,
 /// which aborts it.
 pub(super) async fn read_loop(shard: Rc<Shard>, key: SessionKey, inlet: Inlet, early: Vec<u8>) {
+    let limits = shard.hub.limits.now();
     let limits = codec::Limits {
-        message_bytes: shard.hub.limits.message_bytes,
-        fragments: shard.hub.limits.fragments,
+        message_bytes: limits.message_bytes,
+        fragments: limits.fragments,
     };
     let mut decoder = Decoder::new(Role::Server, limits);
     let mut pending = early;
@@ -299,6 +300,7 @@ impl Shard {
     ) {
         self.hub.metrics.client_error(code.name());
         let mut state = self.state.borrow_mut();
+        let most = state.limits.max_client_errors.max(1);
         state.reply(
             key,
             &ServerFrame::Error {
@@ -313,7 +315,7 @@ impl Shard {
         // A refusal of what was well asked is not the client's error.
         if matches!(code, ErrorCode::BadRequest) {
             session.errors += 1;
-            let many = session.errors >= self.hub.limits.max_client_errors.max(1);
+            let many = session.errors >= most;
             if many {
                 state.close(key, CloseReason::ClientErrors, None);
             }
@@ -353,10 +355,11 @@ impl Shard {
         let mut opened = None;
         let verdict = {
             let mut state = self.state.borrow_mut();
+            let most = state.limits.subscriptions;
             let Some(session) = state.get(key) else {
                 return;
             };
-            let full = session.channels().count() >= self.hub.limits.subscriptions;
+            let full = session.channels().count() >= most;
             let granted = session.granted.contains(&channel);
             match self.may_subscribe(&channel, granted) {
                 _ if session.subscribes_to(&address) => Ok(true),

@@ -4,6 +4,7 @@ mod consul;
 /// Structured logs.
 pub mod logs;
 mod metrics;
+mod reloads;
 mod sources;
 mod tls;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use consul::ConsulMetrics;
 pub use metrics::{BackplaneMetrics, Call, Closed, Metrics, Reason};
+pub use reloads::ReloadMetrics;
 pub use sources::{SourceMetrics, StreamEvent};
 pub use tls::TlsMetrics;
 

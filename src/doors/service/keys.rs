@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,10 +25,14 @@ pub struct ApiKey {
     proof: Proof,
     scopes: Vec<Scope>,
     patterns: Vec<Pattern>,
+    pushes_per_second: u32,
     rate: Option<Mutex<Bucket>>,
+    /// A reload removed or changed it.
+    over: AtomicBool,
 }
 
 /// By what a caller is known.
+#[derive(PartialEq)]
 enum Proof {
     /// The hash of what it shows.
     Key([u8; 32]),
@@ -70,6 +75,7 @@ impl<S: Sync> axum::extract::FromRequestParts<S> for Shown {
 }
 
 /// An address, or the beginning of some.
+#[derive(PartialEq)]
 struct Pattern {
     start: String,
     open: bool,
@@ -114,6 +120,17 @@ impl ApiKeys {
             self.certificates.push(Arc::new(key));
         }
         Ok(self)
+    }
+
+    /// Goes on with those of the ones before that are the same; the others are over.
+    pub(super) fn take_over(&mut self, before: &Self) {
+        for old in before.keys.iter().chain(&before.certificates) {
+            let mut news = self.keys.iter_mut().chain(&mut self.certificates);
+            match news.find(|new| new.allows_the_same_as(old)) {
+                Some(new) => *new = old.clone(),
+                None => old.over.store(true, Ordering::Relaxed),
+            }
+        }
     }
 
     /// Whether the well-known key of `tidings dev` is among them.
@@ -218,8 +235,32 @@ impl ApiKey {
                 .iter()
                 .map(|p| Pattern::parse(p))
                 .collect::<Result<_, _>>()?,
+            pushes_per_second: rate,
             rate: (rate > 0).then(|| Mutex::new(Bucket::new(rate, Instant::now()))),
+            over: AtomicBool::new(false),
         })
+    }
+
+    /// Demands that it still counts: a stream that it opened may outlive it.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`.
+    pub fn require_current(&self) -> Result<(), ApiError> {
+        match self.over.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => {
+                let detail = format!("the {self} was removed or changed; begin the stream again");
+                Err(ApiError::new(Code::Unauthenticated, detail))
+            }
+        }
+    }
+
+    fn allows_the_same_as(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.proof == other.proof
+            && self.scopes == other.scopes
+            && self.patterns == other.patterns
+            && self.pushes_per_second == other.pushes_per_second
     }
 
     /// Its name.
