@@ -5,6 +5,7 @@
 mod acl;
 mod admission;
 mod backplane;
+mod budget;
 mod cluster;
 mod cluster_tickets;
 mod command_line;

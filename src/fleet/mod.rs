@@ -1,5 +1,6 @@
-//! Life among other nodes: health and drain.
+//! Life among other nodes: health, drain, and the part in the handshake budget.
 
+mod budget;
 mod health;
 
 use std::time::Duration;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::units;
 
+pub use budget::{Asks, Entry, Gate, Offer, Token};
 pub use health::{Health, Phase, Phases};
 
 /// `[drain]`: how a node leaves.

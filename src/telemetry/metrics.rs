@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::SourceMetrics;
+use super::{BudgetMetrics, SourceMetrics};
 use crate::model::Address;
 
 /// One label with a fixed set of values.
@@ -191,6 +191,8 @@ pub struct Metrics {
     pub backplane: BackplaneMetrics,
     /// What is kept.
     pub streams: StreamMetrics,
+    /// The fleet's handshake budget.
+    pub budget: BudgetMetrics,
     /// Topics as a way in.
     pub sources: SourceMetrics,
 }
@@ -214,6 +216,8 @@ impl Metrics {
         }
         let streams = StreamMetrics::default();
         streams.register(&mut registry);
+        let budget = BudgetMetrics::default();
+        budget.register(&mut registry);
         let sources = SourceMetrics::default();
         sources.register(&mut registry);
         Self {
@@ -329,6 +333,7 @@ impl Metrics {
                     Histogram::new(exponential_buckets(0.000_05, 2.0, 16))
                 ),
             },
+            budget,
             sources,
             client_errors: metric!("client_errors", "Bad client frames", Family::default()),
             registry: std::sync::Arc::new(registry),

@@ -3,6 +3,7 @@
 
 mod answer;
 mod arrival;
+mod budget;
 mod cors;
 mod handshake;
 mod playground;
@@ -33,10 +34,12 @@ use arrival::Arrival;
 use cors::Origins;
 use refusal::{Kind, Refusal};
 
+pub use budget::Pacing;
 pub use playground::Playground;
 
 /// Sockets that are accepted only to be told why they are refused, at once; beyond that a status has to do.
-const TOLD_AT_ONCE: usize = 1024;
+/// A crowd over the budget is told its slots that way: each is told within a round trip.
+const TOLD_AT_ONCE: usize = 4096;
 
 /// The public door of a node; one for all shards.
 pub struct Public {
@@ -45,6 +48,7 @@ pub struct Public {
     jwt: Option<JwtVerifier>,
     url: Option<String>,
     playground: Option<Playground>,
+    pacing: Pacing,
     told: Arc<Semaphore>,
 }
 
@@ -57,6 +61,7 @@ impl Public {
         jwt: Option<JwtVerifier>,
         url: Option<String>,
         playground: Option<Playground>,
+        pacing: Pacing,
     ) -> Self {
         Self {
             origins: Origins::new(&config.allowed_origins, same_host),
@@ -64,6 +69,7 @@ impl Public {
             jwt,
             url,
             playground,
+            pacing,
             told: Arc::new(Semaphore::new(TOLD_AT_ONCE)),
         }
     }
