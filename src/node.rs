@@ -16,7 +16,7 @@ use crate::doors::config::DEVELOPMENT_KEY;
 use crate::doors::public::{Pacing, Playground, Public};
 use crate::doors::service::{Api, ApiKeys};
 use crate::doors::{admin, service};
-use crate::fleet::{DrainConfig, Gate, Health, Phase};
+use crate::fleet::{Doors, DrainConfig, Gate, Health, Phase, Registrar};
 use crate::hub::{Hub, HubParts, Intake, Namespaces, ShardThreads};
 use crate::model::{NodeId, Secret, unix_millis};
 use crate::sources;
@@ -37,6 +37,9 @@ const HURRIED_CALLS: Duration = Duration::from_secs(1);
 
 /// How long those who take events from streams have to confirm them when the node leaves.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
+
+/// How long the node's end waits for its discovery to know.
+const DISCOVERY: Duration = Duration::from_secs(1);
 
 /// What a node bound.
 #[derive(Debug, Clone, Copy)]
@@ -121,6 +124,8 @@ pub struct Node {
     shards: ShardThreads,
     links: Links,
     tasks: JoinSet<()>,
+    /// Keeps the node registered, and ends once it is taken out.
+    discovery: JoinSet<()>,
 }
 
 impl Node {
@@ -244,6 +249,10 @@ impl Node {
             true => None,
             false => Some(Arc::new(ApiKeys::new(&config.api_keys)?)),
         };
+        let mut discovery = JoinSet::new();
+        if let Some(registrar) = registrar(&config, &addresses, &hub, &health)? {
+            discovery.spawn(registrar.run());
+        }
         let routes = admin::routes(health.clone(), metrics, keys);
         let mut admins = vec![tokio::spawn(admin::serve(
             admin_socket,
@@ -275,6 +284,7 @@ impl Node {
             shards,
             links,
             tasks,
+            discovery,
         })
     }
 
@@ -300,8 +310,14 @@ impl Node {
         self.health.enter(Phase::Draining);
         tracing::info!(connections = self.connections(), "draining");
         tokio::pin!(now);
+        // Nobody is sent here any more before the doors close, also where there is nobody to wait for.
+        let waited = async {
+            let out = tokio::time::timeout(DISCOVERY, self.discovery.join_next());
+            let empty = wait_until_empty(&self.hub, self.drain.deregister_delay);
+            let _ = tokio::join!(out, empty);
+        };
         let mut hurried = tokio::select! {
-            () = wait_until_empty(&self.hub, self.drain.deregister_delay) => false,
+            () = waited => false,
             () = &mut now => true,
         };
         self.hub.router.stop_accepting().await;
@@ -333,6 +349,7 @@ impl Node {
         let shards = self.shards;
         let _ = tokio::task::spawn_blocking(move || shards.join()).await;
         self.tasks.shutdown().await;
+        self.discovery.shutdown().await;
         let incarnation = format!("{:012x}", self.hub.incarnation);
         let released = self.links.leases.release(incarnation);
         // A backplane that is away lets the lease lapse.
@@ -422,6 +439,33 @@ fn told(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + use<> {
         // An error means that the node is gone: stop too.
         let _ = stop.wait_for(|stop| *stop).await;
     }
+}
+
+/// Who keeps the node registered, if it is to be.
+fn registrar(
+    config: &Config,
+    addresses: &Addresses,
+    hub: &Arc<Hub>,
+    health: &Arc<Health>,
+) -> Result<Option<Registrar>, String> {
+    let Some(consul) = &config.consul else {
+        return Ok(None);
+    };
+    let doors = Doors {
+        public: addresses.public,
+        service: addresses.service,
+        probe: addresses.probe.unwrap_or(addresses.admin),
+    };
+    let free = {
+        let hub = hub.clone();
+        move || {
+            let taken = hub.admission.connections() as f64 / hub.admission.connections_max() as f64;
+            1.0 - taken.max(hub.load())
+        }
+    };
+    let (health, metrics) = (health.clone(), hub.metrics.consul.clone());
+    let registrar = Registrar::new(consul, doors, &hub.node.to_string(), health, free, metrics);
+    registrar.map(Some)
 }
 
 fn playground(routes: &axum::Router, addresses: &Addresses, id: &NodeId) -> Playground {

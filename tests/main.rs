@@ -9,6 +9,7 @@ mod budget;
 mod cluster;
 mod cluster_tickets;
 mod command_line;
+mod consul;
 mod control;
 mod deadline;
 mod delivery;

@@ -350,7 +350,8 @@ async fn who_looks_at_what_is_live_alone_leaves_the_rest_to_who_comes_next() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_device_and_ack_auto_the_node_moves_the_devices_own_cursor() {
-    let node = node().await;
+    // One shard, so that the next session finds the cursor that the first one left.
+    let node = node_with(|c| c.hub.shards = 1).await;
     let (mut phone, _) = node.join("42", "&device=phone&ack=auto").await;
     for n in 0..3 {
         node.push("42", json!(n)).await;

@@ -14,6 +14,7 @@ use tidings::telemetry::Metrics;
 use crate::backplane::{Inbox, soon, user};
 use crate::streams::{End, HOUR, MANY, after, append, redis_at, text};
 use crate::support::redis::{RedisCluster, RedisServer};
+use crate::support::resp::Reply;
 use crate::support::{config, until};
 
 fn key(kind: &str, address: &Address) -> String {
@@ -296,6 +297,65 @@ async fn a_stream_that_comes_back_older_begins_anew_though_nobody_asks() {
     assert_eq!((next.offset, next.epoch == top.epoch), (3, false));
     assert_eq!(end.open(&to, after(top)).await.1, Some(false));
     assert_eq!(end.kept(&to, 0).await, ["0", "1", "another 2"]);
+    // The node remembers all that it appended to.
+    assert!(server.command(&["GET", "tidings:era"]).await == Reply::Nil);
+}
+
+/// A node that remembers few addresses, and messages for more of them than that, of which a snapshot has the first: the
+/// positions just behind those.
+async fn forgetful(options: &[&str]) -> (RedisServer, End, Vec<(Address, Position)>) {
+    let server = RedisServer::start_with(options).await;
+    let end = redis_at(&server.url(), |c| c.remembered_addresses = 2).await;
+    let mut first = Vec::new();
+    for n in 0..10 {
+        let to = user(&format!("forgotten-{n}"));
+        let position = end.say(&to, "0").await;
+        first.push((to, position));
+    }
+    server.command(&["SAVE"]).await;
+    for (to, _) in &first[..7] {
+        end.say(to, "1").await;
+    }
+    (server, end, first)
+}
+
+#[tokio::test]
+async fn who_missed_what_no_node_remembers_is_told_so() {
+    let (mut server, end, first) = forgetful(&[]).await;
+    server.restart().await;
+    until_it_is_linked(&end).await;
+    // The message behind this position is lost, and the node has forgotten that there was one.
+    let (to, position) = &first[0];
+    let (start, recovered) = end.open(to, after(*position)).await;
+    assert_eq!(recovered, Some(false));
+    assert_eq!(end.kept(to, 0).await, ["0"]);
+    // What is of the new era is believed.
+    assert_eq!(end.open(to, after(start)).await, (start, Some(true)));
+    let top = end.say(to, "2").await;
+    assert_eq!(end.open(to, after(top)).await, (top, Some(true)));
+    // Another node, that comes later, knows of it; by an append as well.
+    let other = redis_at(&server.url(), |_| {}).await;
+    let (to, position) = &first[8];
+    let next = other.say(to, "1").await;
+    assert_eq!(next.offset, position.offset + 1);
+    assert_eq!(other.open(to, after(*position)).await.1, Some(false));
+    let (to, position) = &first[9];
+    assert_eq!(other.open(to, after(*position)).await.1, Some(false));
+}
+
+#[tokio::test]
+async fn nobody_is_told_of_what_a_node_has_forgotten_while_redis_kept_it() {
+    let (mut server, end, first) =
+        forgetful(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    server.restart().await;
+    until_it_is_linked(&end).await;
+    for (to, position) in &first {
+        assert_eq!(
+            end.open(to, after(*position)).await,
+            (*position, Some(true))
+        );
+    }
+    assert!(server.command(&["GET", "tidings:era"]).await == Reply::Nil);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -29,6 +29,9 @@ pub struct BackplaneConfig {
     pub readiness_grace: Duration,
     /// Connections on which a node listens, per Redis primary.
     pub subscriber_links: usize,
+    /// How many addresses a node remembers at least of which it knows where their streams stand: the latest that it appended
+    /// to, at 100 to 200 bytes each. A Redis that comes back with older data than these had is told by them.
+    pub remembered_addresses: usize,
     /// The certificates (PEM) that vouch for a `rediss` server; left out = those of the system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
@@ -99,6 +102,7 @@ impl Default for BackplaneConfig {
             min_replicas: 0,
             readiness_grace: Duration::from_secs(10),
             subscriber_links: 2,
+            remembered_addresses: 100_000,
             ca_file: None,
         }
     }
@@ -118,6 +122,9 @@ impl BackplaneConfig {
         }
         if !(1..=64).contains(&self.subscriber_links) {
             return Err("[backplane] subscriber_links must be from 1 to 64".into());
+        }
+        if !(1..=10_000_000).contains(&self.remembered_addresses) {
+            return Err("[backplane] remembered_addresses must be from 1 to 10000000".into());
         }
         Place::of(self).map(|_| ())
     }

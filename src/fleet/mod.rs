@@ -1,6 +1,7 @@
-//! Life among other nodes: health, drain, and the part in the handshake budget.
+//! Life among other nodes: health, drain, discovery, and the part in the handshake budget.
 
 mod budget;
+mod consul;
 mod health;
 
 use std::time::Duration;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::units;
 
 pub use budget::{Asks, Entry, Gate, Offer, Token};
+pub use consul::{ConsulConfig, Doors, Registrar};
 pub use health::{Health, Phase, Phases};
 
 /// `[drain]`: how a node leaves.

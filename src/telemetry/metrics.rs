@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::{BudgetMetrics, SourceMetrics};
+use super::{BudgetMetrics, ConsulMetrics, SourceMetrics};
 use crate::model::Address;
 
 /// One label with a fixed set of values.
@@ -195,6 +195,8 @@ pub struct Metrics {
     pub budget: BudgetMetrics,
     /// Topics as a way in.
     pub sources: SourceMetrics,
+    /// Consul.
+    pub consul: ConsulMetrics,
 }
 
 impl Default for Metrics {
@@ -220,6 +222,8 @@ impl Metrics {
         budget.register(&mut registry);
         let sources = SourceMetrics::default();
         sources.register(&mut registry);
+        let consul = ConsulMetrics::default();
+        consul.register(&mut registry);
         Self {
             streams,
             connections: metric!("connections", "Open sessions", Gauge::default()),
@@ -335,6 +339,7 @@ impl Metrics {
             },
             budget,
             sources,
+            consul,
             client_errors: metric!("client_errors", "Bad client frames", Family::default()),
             registry: std::sync::Arc::new(registry),
         }

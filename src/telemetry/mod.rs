@@ -1,6 +1,7 @@
 //! What a node tells about itself: structured logs and metrics.
 
 mod budget;
+mod consul;
 /// Structured logs.
 pub mod logs;
 mod metrics;
@@ -9,6 +10,7 @@ mod sources;
 use serde::{Deserialize, Serialize};
 
 pub use budget::BudgetMetrics;
+pub use consul::ConsulMetrics;
 pub use metrics::{BackplaneMetrics, Call, Closed, Metrics, Reason};
 pub use sources::{SourceMetrics, StreamEvent};
 

@@ -1,6 +1,8 @@
 //! A node on free ports that stops on drop, and clients that are not ours.
 
 pub mod chaos;
+pub mod consul;
+pub mod dns;
 pub mod events;
 pub mod fleet;
 pub mod heard;

@@ -5,9 +5,11 @@ use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value, from_redis_value};
 
 use super::place::{Endpoint, Topology};
+use super::remembered::Known;
 use super::streams::CHUNK;
 use super::{Shared, reply};
-use crate::model::{Address, Position, unix_millis};
+use crate::backplane::Top;
+use crate::model::{Position, unix_millis};
 
 /// Which run of a primary each line served last, by its endpoint and whether it waits for replicas. Another run, or
 /// another server, may have come back with older data.
@@ -124,13 +126,23 @@ impl Inspection {
         if run.as_ref().is_some_and(|run| shared.runs.is(&line, run)) {
             return Ok(());
         }
+        let has_era = self.topology.endpoint_of(&shared.keys.era()) == self.index;
         let known = shared.remembered.of(|address| {
             let channel = shared.keys.channel(address);
             self.topology.endpoint_of(&channel) == self.index
         });
-        let mut behind = 0;
+        let (mut behind, mut beyond) = (0, false);
         for some in known.chunks(CHUNK) {
-            behind += self.compare_some(&mut connection, some).await?;
+            let (some_behind, oldest) = self.compare_some(&mut connection, some).await?;
+            behind += some_behind;
+            beyond |= oldest;
+        }
+        // What was appended to long ago is lost, so what was appended to before that may be, too.
+        if beyond && shared.remembered.has_forgotten() {
+            shared.era.begin();
+        }
+        if has_era {
+            shared.exchange_era_over(&mut connection).await?;
         }
         if !known.is_empty() {
             tracing::warn!(
@@ -143,15 +155,15 @@ impl Inspection {
         Ok(())
     }
 
-    /// How many of them are behind.
+    /// How many of them are behind, and whether one that is forgotten next has lost something.
     async fn compare_some(
         &self,
         connection: &mut MultiplexedConnection,
-        known: &[(Address, Position)],
-    ) -> Result<usize, String> {
+        known: &[Known],
+    ) -> Result<(usize, bool), String> {
         let mut pipeline = Pipeline::with_capacity(known.len());
-        for (n, (address, position)) in known.iter().enumerate() {
-            let call = self.shared.top_call(address, *position);
+        for (n, known) in known.iter().enumerate() {
+            let call = self.shared.top_call(&known.address, known.position);
             // The first one lets Redis have the script.
             pipeline.add_command(match n {
                 0 => call.whole(),
@@ -162,8 +174,8 @@ impl Inspection {
             .send_packed_commands(&pipeline, 0, known.len())
             .await
             .map_err(|e| e.to_string())?;
-        let mut behind = 0;
-        for ((address, known), answer) in known.iter().zip(answers) {
+        let (mut behind, mut beyond) = (0, false);
+        for (known, answer) in known.iter().zip(answers) {
             let top = match answer {
                 Value::ServerError(error) => {
                     let details = error.details().unwrap_or_default();
@@ -172,15 +184,23 @@ impl Inspection {
                 answer => reply::top(&mut reply::array(answer).unwrap_or_default()),
             };
             let top = top.ok_or("a script in Redis answered what it never does")?;
-            if top.position.epoch != known.epoch {
+            let position = known.position;
+            if top.position.epoch != position.epoch {
                 behind += 1;
-                self.shared
-                    .remembered
-                    .correct(address, *known, top.position);
+                beyond |= known.old && has_lost(position, top);
+                let remembered = &self.shared.remembered;
+                remembered.correct(&known.address, position, top.position);
             }
         }
-        Ok(behind)
+        Ok((behind, beyond))
     }
+}
+
+/// Whether a stream that stands there, in another epoch, has lost what was at a position: an epoch may begin for other
+/// reasons, with all that was there.
+fn has_lost(known: Position, top: Top) -> bool {
+    let began = top.began;
+    began.offset < known.offset || (began.offset == known.offset && began.tag != known.tag)
 }
 
 /// Why a Redis whose `INFO memory` this is must not keep anything.

@@ -77,6 +77,11 @@ impl Keys {
         format!("{}probe:{{{incarnation:012x}:{link}:{salt}}}", self.prefix)
     }
 
+    /// Where the era of streams is.
+    pub(super) fn era(&self) -> String {
+        format!("{}era", self.prefix)
+    }
+
     /// Where the nodes' leases are.
     pub(super) fn nodes(&self) -> String {
         format!("{}nodes", self.prefix)

@@ -47,7 +47,8 @@ impl Leases for Redis {
             if let Value::Int(now) = done.map_err(super::Failure::into_problem)? {
                 self.clock().learn(u64::try_from(now).unwrap_or(0), asked);
             }
-            Ok(())
+            // In a cluster another primary may have it than the one that was looked at.
+            self.shared.exchange_era().await
         })
     }
 

@@ -9,6 +9,7 @@ mod backoff;
 mod budget;
 mod commands;
 mod delivering;
+mod era;
 mod fabric;
 mod inspection;
 mod interest;
@@ -32,6 +33,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::era::Era;
 use self::fabric::Fabric;
 use self::inspection::Runs;
 use self::keys::Keys;
@@ -77,6 +79,7 @@ struct Shared {
     /// Something is kept in streams.
     keeps: bool,
     remembered: Remembered,
+    era: Era,
     runs: Runs,
     metrics: BackplaneMetrics,
     arrivals: Arc<dyn Arrivals>,
@@ -111,7 +114,8 @@ impl Redis {
             grace: config.readiness_grace,
             incarnation,
             keeps,
-            remembered: Remembered::default(),
+            remembered: Remembered::new(config.remembered_addresses),
+            era: Era::default(),
             runs: Runs::default(),
             metrics,
             arrivals,

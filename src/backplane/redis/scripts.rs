@@ -18,6 +18,7 @@ pub(super) struct Scripts {
     pub(super) read: Script,
     pub(super) advance: Script,
     pub(super) lease: Script,
+    pub(super) era: Script,
 }
 
 impl Scripts {
@@ -48,6 +49,7 @@ impl Scripts {
             read: with_begin(include_str!("scripts/read.lua")),
             advance: script(include_str!("scripts/advance.lua")),
             lease: script(include_str!("scripts/lease.lua")),
+            era: script(include_str!("scripts/era.lua")),
         }
     }
 }

@@ -50,7 +50,7 @@ impl Shared {
     }
 
     /// The same, for what may be done again, and its answer.
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         call: Call<'_>,
         parse: impl FnOnce(Value) -> Option<T>,
@@ -150,6 +150,7 @@ impl Shared {
             }
         };
         let call = call.bytes(asked.as_slice()).number(Once::LIFE.as_millis());
+        let call = call.number(self.era.now());
         let value = self.eval(fabric, &call, replicated, deadline).await;
         match value.map_err(refused)? {
             Value::Int(0) => Err(AppendError::Conflict),
@@ -176,10 +177,11 @@ impl Shared {
             self.keys.stream(&address),
             self.keys.meta(&address),
             self.keys.cursors(&address),
+            self.keys.channel(&address),
         ];
         let call = self.scripts.open.on(keys).offer();
         let call = call.number(META_LIFE.as_millis()).number(age.as_millis());
-        let mut call = call.bytes(offset.into_bytes());
+        let mut call = call.bytes(offset.into_bytes()).number(self.era.now());
         if let From::Cursor(Some(device)) = &from {
             call = call.bytes(device.as_str().as_bytes());
         }
@@ -199,6 +201,7 @@ impl Shared {
             .bytes(known.epoch.to_be_bytes().to_vec())
             .number(known.offset)
             .bytes(known.tag.0.to_be_bytes().to_vec())
+            .number(self.era.now())
     }
 
     async fn top(&self, address: &Address, known: Position) -> Result<Top, String> {
@@ -217,6 +220,7 @@ impl Shared {
             let call = self.scripts.read.on(keys).offer();
             let call = call.number(META_LIFE.as_millis());
             let call = call.number(after).number(wanted as u64);
+            let call = call.number(self.era.now());
             let (top, entries) = self.ask(call, reply::page).await?;
             let count = entries.len();
             for (place, sealed) in entries {

@@ -32,6 +32,46 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
+    /// Nobody is there yet.
+    pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
+        Self {
+            ledger,
+            orders: Vec::new(),
+            followers: HashMap::new(),
+            stop: watch::Sender::new(false),
+            clients: JoinSet::new(),
+            producers: JoinSet::new(),
+            settled: 0,
+        }
+    }
+
+    /// Has a client begin: the next of those that the ledger has a log for.
+    pub(crate) fn client<F>(
+        &mut self,
+        follows: Vec<Stream>,
+        run: impl FnOnce(Pen, watch::Receiver<Order>) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let at = self.orders.len();
+        for stream in follows {
+            self.followers.entry(stream).or_default().push(at);
+        }
+        let (order, orders) = watch::channel(Order::Stay);
+        self.orders.push(order);
+        let pen = Pen::new(self.ledger.clone(), at);
+        self.clients.spawn(run(pen, orders));
+    }
+
+    /// Has a producer begin. It ends when it is told to stop.
+    pub(crate) fn producer<F>(&mut self, run: impl FnOnce(Arc<Ledger>, watch::Receiver<bool>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let run = run(self.ledger.clone(), self.stop.subscribe());
+        self.producers.spawn(run);
+    }
+
     /// Has all clients connect, and once they are there the producers push. Clients use the doors of the first list,
     /// producers those of the second.
     pub(crate) async fn gather(
@@ -41,34 +81,21 @@ impl Crowd {
         to_producers: Vec<Doors>,
         bound: Duration,
     ) -> Result<Self> {
-        let (stop, stopped) = watch::channel(false);
-        let mut crowd = Self {
-            ledger,
-            orders: Vec::new(),
-            followers: HashMap::new(),
-            stop,
-            clients: JoinSet::new(),
-            producers: JoinSet::new(),
-            settled: 0,
-        };
+        let mut crowd = Self::new(ledger);
         let doors = Arc::new(to_clients);
-        for (at, client) in cast.clients.into_iter().enumerate() {
-            for stream in client.follows() {
-                crowd.followers.entry(stream).or_default().push(at);
-            }
-            let (order, orders) = watch::channel(Order::Stay);
-            crowd.orders.push(order);
-            let pen = Pen::new(crowd.ledger.clone(), at);
-            crowd.clients.spawn(client.run(doors.clone(), pen, orders));
+        for client in cast.clients {
+            let doors = doors.clone();
+            crowd.client(client.follows(), |pen, orders| {
+                client.run(doors, pen, orders)
+            });
         }
         if let Err(awaited) = crowd.settle(bound).await {
             return Err(format!("not everyone could connect: {awaited}").into());
         }
         let doors = Arc::new(to_producers);
         for producer in cast.producers {
-            let ledger = crowd.ledger.clone();
-            let run = producer.run(doors.clone(), ledger, stopped.clone());
-            crowd.producers.spawn(run);
+            let doors = doors.clone();
+            crowd.producer(|ledger, stop| producer.run(doors, ledger, stop));
         }
         Ok(crowd)
     }

@@ -79,6 +79,10 @@ pub(crate) enum What {
         stream: Stream,
         position: Option<Box<str>>,
     },
+    /// A message that it had already, on another connection, and dropped by its id.
+    Again,
+    /// `goaway`.
+    GoAway,
     /// The connection ended; a close code, or none.
     Closed { code: Option<u16>, why: String },
     /// A connection could not be had.

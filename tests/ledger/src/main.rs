@@ -6,19 +6,29 @@ mod cast;
 mod checker;
 mod client;
 mod clock;
+mod crash;
 mod crowd;
 mod fleet;
 mod http;
 mod ledger;
+mod mixed;
+mod mover;
 mod mutants;
 mod producer;
+mod publisher;
+mod roll;
+mod scene;
+mod spans;
 mod torture;
+mod verdict;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use crash::Crash;
+use roll::Roll;
 use tokio::signal::unix::{SignalKind, signal};
 use torture::Torture;
 
@@ -47,16 +57,58 @@ enum Run {
         #[arg(long, conflicts_with_all = ["minutes", "clients"])]
         short: bool,
     },
+    /// Replaces three nodes behind a HAProxy one after the other, under load: nobody may notice
+    Roll {
+        #[command(flatten)]
+        what: What,
+        /// Clients that obey `goaway`
+        #[arg(long, default_value_t = 5000)]
+        clients: usize,
+        /// Clients that do not know it
+        #[arg(long, default_value_t = 500)]
+        stubborn: usize,
+        /// Few clients and a brief drain, a minute in all: what CI runs
+        #[arg(long, conflicts_with_all = ["clients", "stubborn"])]
+        short: bool,
+    },
+    /// Kills one of three nodes: how its clients come back, and what publishers notice
+    Crash {
+        #[command(flatten)]
+        what: What,
+        /// Clients of all three
+        #[arg(long, default_value_t = 9000)]
+        clients: usize,
+        /// Few clients: what CI runs
+        #[arg(long, conflicts_with = "clients")]
+        short: bool,
+    },
+    /// A node of a commit before and one of this in one cluster: what they owe each other, and each leaves in turn
+    Mixed {
+        #[command(flatten)]
+        what: What,
+        /// The node of a commit before
+        #[arg(long)]
+        old: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
 struct What {
-    /// The node that is run
-    #[arg(long, default_value = "target/debug/tidings")]
-    binary: PathBuf,
+    /// The node that is run; by default the one that was built beside this program
+    #[arg(long)]
+    binary: Option<PathBuf>,
     /// Decides who takes part, and what befalls them
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+impl What {
+    fn binary(&self) -> PathBuf {
+        let own =
+            || std::env::current_exe().unwrap_or_else(|_| "target/debug/tidings-ledger".into());
+        let given = self.binary.clone();
+        given.unwrap_or_else(|| own().with_file_name("tidings"))
+    }
 }
 
 #[tokio::main]
@@ -64,7 +116,7 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let run = async {
         match arguments.run {
-            Run::Mutants(what) => mutants::run(&what.binary, what.seed).await,
+            Run::Mutants(what) => mutants::run(&what.binary(), what.seed).await,
             Run::Torture {
                 what,
                 minutes,
@@ -78,8 +130,32 @@ async fn main() -> ExitCode {
                         Torture::long(what.seed, length, clients)
                     }
                 };
-                torture::run(&what.binary, torture).await
+                torture::run(&what.binary(), torture).await
             }
+            Run::Roll {
+                what,
+                clients,
+                stubborn,
+                short,
+            } => {
+                let roll = match short {
+                    true => Roll::short(what.seed),
+                    false => Roll::long(what.seed, clients, stubborn),
+                };
+                roll::run(&what.binary(), roll).await
+            }
+            Run::Crash {
+                what,
+                clients,
+                short,
+            } => {
+                let crash = match short {
+                    true => Crash::short(what.seed),
+                    false => Crash::long(what.seed, clients),
+                };
+                crash::run(&what.binary(), crash).await
+            }
+            Run::Mixed { what, old } => mixed::run(&old, &what.binary(), what.seed).await,
         }
     };
     // Whoever ends this ends its servers too: they are dropped with the run.

@@ -114,7 +114,8 @@ impl Producer {
     }
 }
 
-fn understand(answer: Result<(u16, String), Failure>) -> Answer {
+/// What an answer says of a push.
+pub(crate) fn understand(answer: Result<(u16, String), Failure>) -> Answer {
     #[derive(Deserialize)]
     struct Accepted {
         message_id: Box<str>,

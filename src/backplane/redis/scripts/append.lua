@@ -4,14 +4,14 @@
 --         envelope), i (the message's id)
 --       2 its meta: e (epoch), o and g (offset and tag of the top), b (bytes), f and fg (where the epoch began), a (no
 --         entry is older), l (the time of the latest that had to go), x (when the stream's life is renewed at the latest),
---         r (until when retries may have left markers)
+--         r (until when retries may have left markers), w (the era that its epoch is of)
 --       3 the Pub/Sub channel
 --       4 the marker of this message, which a retry leaves for a first attempt that comes late
 --       5 the caller's idempotency key, if there is one
 -- ARGV  1 an epoch, should one begin; 2 the message's id; 3 its time; 4 its envelope; 5 to 7 what is kept: messages,
 --       milliseconds, bytes; 8 the meta's life; 9 '1' = it was tried before,
 --       '2' = by another run of Redis, which may have lost it; 10 how long a marker lives;
---       11 the hash of what was asked; 12 how long an idempotency key lives
+--       11 the hash of what was asked; 12 how long an idempotency key lives; 13 the era
 -- Answers the id, epoch and tag, then `<offset>:<listeners>`; 0 = the key was used for something else; 1 = it cannot be
 -- known whether it was appended before.
 --
@@ -31,11 +31,16 @@ end
 
 local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local found = call('HMGET', meta, 'e', 'o', 'g', 'b', 'a', 'l', 'x', 'r')
+local found = call('HMGET', meta, 'e', 'o', 'g', 'b', 'a', 'l', 'x', 'r', 'w', 'p')
 local epoch, offset, tag, bytes = found[1], tonumber(found[2]), found[3], tonumber(found[4])
 local oldest, latest, renew = tonumber(found[5] or 0), tonumber(found[6] or 0), tonumber(found[7] or 0)
 
-if not epoch then epoch, offset, tag, bytes = begin(stream, meta, ARGV[1], life) end
+if not epoch then
+  epoch, offset, tag, bytes = begin(stream, meta, ARGV[1], life, ARGV[13])
+elseif tonumber(found[9] or 0) < tonumber(ARGV[13]) then
+  renew_epoch(meta, channel, ARGV[1], offset, tag, ARGV[13], epoch .. (found[10] or ''))
+  epoch = ARGV[1]
+end
 
 if not key then
   if again or found[8] and tonumber(found[8]) > now then
@@ -89,7 +94,7 @@ end
 if type(added) == 'table' then
   if not string.find(added.err, 'equal or smaller', 1, true) then return added end
   -- It is above its meta.
-  epoch, offset, tag, bytes = begin(stream, meta, ARGV[1], life, string.sub(epoch .. (redis.call('HGET', meta, 'p') or ''), 1, 64))
+  epoch, offset, tag, bytes = begin(stream, meta, ARGV[1], life, ARGV[13], string.sub(epoch .. (redis.call('HGET', meta, 'p') or ''), 1, 64))
   bytes, renew = bytes + #sealed, 0
   call('XADD', stream, offset + 1, 't', ARGV[3], 'p', tag, 'm', sealed, 'i', id)
 end

@@ -1,6 +1,6 @@
 -- Part of other scripts: begins an epoch where a stream stands whose meta is missing or behind it; `replaced` is one that
 -- is known to have been there. Answers its epoch, offset and tag.
-local function begin(stream, meta, epoch, life, replaced)
+local function begin(stream, meta, epoch, life, era, replaced)
   local offset, tag, bytes = 0, '\0\0\0\0', 0
   if redis.call('EXISTS', stream) == 1 then
     local known = redis.call('XINFO', 'STREAM', stream)
@@ -12,8 +12,15 @@ local function begin(stream, meta, epoch, life, replaced)
       if tonumber(string.match(entry[1], '^%d+')) == offset then tag = string.sub(entry[2][8], -4) end
     end
   end
-  redis.call('HSET', meta, 'e', epoch, 'o', offset, 'g', tag, 'b', bytes, 'f', offset, 'fg', tag, 'a', 0, 'l', 0, 'x', 0)
+  redis.call('HSET', meta, 'e', epoch, 'o', offset, 'g', tag, 'b', bytes, 'f', offset, 'fg', tag, 'a', 0, 'l', 0, 'x', 0, 'w', era)
   if replaced then redis.call('HSET', meta, 'p', replaced) end
   redis.call('PEXPIRE', meta, life)
   return epoch, offset, tag, bytes
+end
+
+-- Begins an epoch where a stream stands that goes on, and tells every node that listens; `replaced` are the epochs that
+-- were there.
+local function renew_epoch(meta, channel, epoch, offset, tag, era, replaced)
+  redis.call('HSET', meta, 'e', epoch, 'f', offset, 'fg', tag, 'p', string.sub(replaced, 1, 64), 'w', era)
+  redis.pcall('PUBLISH', channel, '\3')
 end

@@ -1,15 +1,19 @@
 -- Where a session may begin in a stream, of which everything that is too old goes first.
 --
--- KEYS  1 the stream, 2 its meta, 3 the user's cursors
+-- KEYS  1 the stream, 2 its meta, 3 the user's cursors, 4 the Pub/Sub channel
 -- ARGV  1 an epoch, should one begin; 2 the meta's life; 3 milliseconds that are kept; 4 the offset asked for, '' = none,
---       'cursor' = that of the cursor; 5 the device whose cursor counts, if there is one
+--       'cursor' = that of the cursor; 5 the era; 6 the device whose cursor counts, if there is one
 -- Answers epoch, offset and tag of the top, offset and tag of where the epoch began; offset and predecessor of the oldest
 -- entry, and of the next behind the offset; the cursor, and 1 if it is the device's own.
 local stream, meta = KEYS[1], KEYS[2]
-local found = redis.call('HMGET', meta, 'e', 'o', 'g', 'f', 'fg', 'b', 'l')
+local function look() return redis.call('HMGET', meta, 'e', 'o', 'g', 'f', 'fg', 'b', 'l', 'w', 'p') end
+local found = look()
 if not found[1] then
-  begin(stream, meta, ARGV[1], ARGV[2])
-  found = redis.call('HMGET', meta, 'e', 'o', 'g', 'f', 'fg', 'b', 'l')
+  begin(stream, meta, ARGV[1], ARGV[2], ARGV[5])
+  found = look()
+elseif tonumber(found[8] or 0) < tonumber(ARGV[5]) then
+  renew_epoch(meta, KEYS[4], ARGV[1], found[2], found[3], ARGV[5], found[1] .. (found[9] or ''))
+  found = look()
 end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -34,7 +38,7 @@ end
 
 local asked, cursor, own = ARGV[4], false, 0
 if asked == 'cursor' then
-  if ARGV[5] then cursor = redis.call('HGET', KEYS[3], ARGV[5]) end
+  if ARGV[6] then cursor = redis.call('HGET', KEYS[3], ARGV[6]) end
   own = cursor and 1 or 0
   cursor = cursor or redis.call('HGET', KEYS[3], '*')
   asked = cursor and string.match(cursor, ':(%d+):') or ''

@@ -5,18 +5,18 @@
 -- A new epoch is told to every node that listens: one that has compared already would hear of it with the next message.
 --
 -- KEYS  1 the stream, 2 its meta, 3 the Pub/Sub channel
--- ARGV  1 an epoch, should one begin; 2 the meta's life; 3 to 5 epoch, offset and tag of the position that is known
+-- ARGV  1 an epoch, should one begin; 2 the meta's life; 3 to 5 epoch, offset and tag of the position that is known;
+--       6 the era
 -- Answers epoch, offset and tag of the top, offset and tag of where the epoch began.
 local stream, meta, known = KEYS[1], KEYS[2], tonumber(ARGV[4])
 local found = redis.call('HMGET', meta, 'e', 'o', 'g', 'f', 'fg', 'p')
 if not found[1] then
-  begin(stream, meta, ARGV[1], ARGV[2], ARGV[3])
+  begin(stream, meta, ARGV[1], ARGV[2], ARGV[6], ARGV[3])
   return redis.call('HMGET', meta, 'e', 'o', 'g', 'f', 'fg')
 end
 local replaced = found[6] or ''
 local function fork(epochs)
-  redis.call('HSET', meta, 'e', ARGV[1], 'f', found[2], 'fg', found[3], 'p', string.sub(epochs .. replaced, 1, 64))
-  redis.pcall('PUBLISH', KEYS[3], '\3')
+  renew_epoch(meta, KEYS[3], ARGV[1], found[2], found[3], ARGV[6], epochs .. replaced)
   return {ARGV[1], found[2], found[3], found[2], found[3]}
 end
 if redis.call('PTTL', meta) < tonumber(ARGV[2]) then redis.call('PEXPIRE', meta, ARGV[2]) end

@@ -90,6 +90,8 @@ impl<'a> Audit<'a> {
                     }
                 }
                 What::Message { .. } => self.message(log, event, &mut follows),
+                What::GoAway => {}
+                What::Again => self.report.again += 1,
                 What::Closed { code, why } => {
                     self.report.connections += 1;
                     let code = code.map(|code| format!("{code} ")).unwrap_or_default();

@@ -31,7 +31,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::LostInSilence,
         Self::Doubled,
         Self::OutOfOrder,
@@ -87,6 +87,8 @@ pub(crate) struct Report {
     pub(crate) unknown_seen: u64,
     /// Messages that came to a client, of whatever kind.
     pub(crate) seen: u64,
+    /// Messages that a client dropped by their id.
+    pub(crate) again: u64,
     /// Pairs of a message and a client that had to see it.
     pub(crate) due: u64,
     /// Of those: not seen, and told of.
@@ -118,6 +120,19 @@ impl Report {
 
     pub(crate) fn count(&self, fault: Fault) -> u64 {
         self.faults.get(&fault).copied().unwrap_or_default()
+    }
+
+    /// Examples of each kind of fault that there is.
+    pub(crate) fn found(&self) -> String {
+        let mut found = String::new();
+        for (fault, examples) in &self.examples {
+            let (few, all) = (examples.len(), self.count(*fault));
+            found.push_str(&format!("\n{fault}, {few} of {all}:\n"));
+            for example in examples {
+                found.push_str(&format!("  {example}\n"));
+            }
+        }
+        found
     }
 
     /// The kinds of faults that there are.
@@ -180,17 +195,7 @@ impl fmt::Display for Report {
         for (why, count) in &self.ends {
             writeln!(f, "{why:<60.60} {count:>10}")?;
         }
-        for (fault, examples) in &self.examples {
-            writeln!(
-                f,
-                "\n{fault}, {} of {}:",
-                examples.len(),
-                self.count(*fault)
-            )?;
-            for example in examples {
-                writeln!(f, "  {example}")?;
-            }
-        }
+        f.write_str(&self.found())?;
         Ok(())
     }
 }

@@ -90,7 +90,19 @@ impl Pen {
         }
     }
 
-    fn write(&self, what: What) {
+    /// The same for another connection of the client.
+    pub(crate) fn at(&self, connection: u32) -> Self {
+        Self {
+            connection,
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn connection(&self) -> u32 {
+        self.connection
+    }
+
+    pub(crate) fn write(&self, what: What) {
         let event = Event {
             at: self.ledger.clock.now(),
             connection: self.connection,
@@ -99,7 +111,7 @@ impl Pen {
         self.ledger.client(self.client).push(event);
     }
 
-    fn whole(&self, whole: bool) {
+    pub(crate) fn whole(&self, whole: bool) {
         self.ledger.client(self.client).whole = whole;
     }
 }

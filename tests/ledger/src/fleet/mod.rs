@@ -1,5 +1,6 @@
 //! The servers of a run: real processes on loopback, each in a folder of its own, that end when they are dropped.
 
+mod haproxy;
 mod node;
 mod pipe;
 mod process;
@@ -7,7 +8,10 @@ mod redis;
 
 use std::net::SocketAddr;
 
-pub(crate) use node::{Kept, Node};
+use rand::RngExt as _;
+
+pub(crate) use haproxy::HaProxy;
+pub(crate) use node::{Kept, Node, Setup};
 pub(crate) use pipe::Pipe;
 pub(crate) use redis::{Load, Redis};
 
@@ -26,9 +30,23 @@ pub(crate) struct Doors {
     pub(crate) public: SocketAddr,
     pub(crate) service: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// `/readyz`, for a balancer.
+    pub(crate) probe: SocketAddr,
 }
+
+/// Ports that are looked through. Below those that Linux gives to outgoing connections: of these there are thousands, and
+/// one of them might sit on the port of a node that is to come back.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
 /// A free port on loopback. Another process may take it before it is used; then the run ends with that error.
 pub(crate) fn free_address() -> Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    let mut last = None;
+    for _ in 0..100 {
+        let port = rand::rng().random_range(PORTS);
+        match std::net::TcpListener::bind(("127.0.0.1", port)) {
+            Ok(listener) => return Ok(listener.local_addr()?),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(format!("no port of {PORTS:?} is free on loopback: {last:?}").into())
 }

@@ -20,6 +20,16 @@ const LINKS: &str = "\ntidings_backplane_links 2\n";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kept(pub(crate) u32);
 
+/// What a run asks of its nodes.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    /// The port of the backplane; none = in memory.
+    pub(crate) redis: Option<u16>,
+    pub(crate) kept: Kept,
+    /// Further sections of the configuration.
+    pub(crate) more: String,
+}
+
 /// A node, running or killed.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -28,27 +38,26 @@ pub(crate) struct Node {
     binary: PathBuf,
     config: PathBuf,
     log: PathBuf,
-    /// It is one of many.
-    linked: bool,
+    setup: Setup,
     process: Process,
 }
 
 impl Node {
-    /// Starts one and waits until it is ready. `redis` is the port of the backplane; none = in memory.
+    /// Starts one and waits until it is ready.
     pub(crate) async fn start(
         binary: &Path,
         folder: &Path,
         name: &str,
-        redis: Option<u16>,
-        kept: Kept,
+        setup: Setup,
     ) -> Result<Self> {
         let doors = Doors {
             public: free_address()?,
             service: free_address()?,
             admin: free_address()?,
+            probe: free_address()?,
         };
         let config = folder.join(format!("{name}.toml"));
-        std::fs::write(&config, configuration(name, &doors, redis, kept))?;
+        std::fs::write(&config, configuration(name, &doors, &setup))?;
         let log = folder.join(format!("{name}.log"));
         let process = spawn(binary, &config, &log)?;
         let mut node = Self {
@@ -57,7 +66,7 @@ impl Node {
             binary: binary.into(),
             config,
             log,
-            linked: redis.is_some(),
+            setup,
             process,
         };
         node.until_ready().await?;
@@ -67,6 +76,19 @@ impl Node {
     /// SIGKILL.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.process.kill()
+    }
+
+    /// SIGTERM, and waits until it has gone; how long that took.
+    pub(crate) async fn leave(&mut self, most: Duration) -> Result<Duration> {
+        let began = Instant::now();
+        self.process.terminate()?;
+        while !self.process.has_ended()? {
+            if began.elapsed() > most {
+                return Err(self.trouble("has not left in time"));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(began.elapsed())
     }
 
     /// Starts it again where it was, and waits until it is ready.
@@ -84,7 +106,7 @@ impl Node {
         // A link that was made whole begins to catch up a moment later.
         let mut times = 0;
         loop {
-            let reaches = !self.linked
+            let reaches = self.setup.redis.is_none()
                 || matches!(service.get("/v1/nodes").await, Ok((200, _)))
                     && matches!(admin.get("/metrics").await, Ok((200, said)) if said.contains(LINKS));
             times = match reaches && matches!(admin.get("/readyz").await, Ok((200, _))) {
@@ -96,14 +118,17 @@ impl Node {
             }
             let ended = self.process.has_ended()?;
             if ended || Instant::now() > deadline {
-                let said = std::fs::read_to_string(&self.log).unwrap_or_default();
-                let last: Vec<&str> = said.lines().rev().take(10).collect();
-                return Err(
-                    format!("node {} is not ready:\n{}", self.name, last.join("\n")).into(),
-                );
+                return Err(self.trouble("is not ready"));
             }
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// With the last that it said.
+    fn trouble(&self, what: &str) -> Box<dyn std::error::Error + Send + Sync> {
+        let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let last: Vec<&str> = said.lines().rev().take(10).collect();
+        format!("node {} {what}:\n{}", self.name, last.join("\n")).into()
     }
 }
 
@@ -112,8 +137,8 @@ fn spawn(binary: &Path, config: &Path, log: &Path) -> Result<Process> {
     Process::start(command.arg("serve").arg("--config").arg(config), log)
 }
 
-fn configuration(name: &str, doors: &Doors, redis: Option<u16>, kept: Kept) -> String {
-    let backplane = match redis {
+fn configuration(name: &str, doors: &Doors, setup: &Setup) -> String {
+    let backplane = match setup.redis {
         None => "kind = \"memory\"".into(),
         Some(port) => format!(
             "kind = \"redis\"\nurl = \"redis://127.0.0.1:{port}\"\nsecret = \"the secret of one run\""
@@ -129,12 +154,14 @@ allowed_origins = ["http://127.0.0.1"]
 listen = "{service}"
 [admin]
 listen = "{admin}"
+[probe]
+listen = "{probe}"
 [backplane]
 {backplane}
 [[api_keys]]
 name = "ledger"
 sha256 = "{API_KEY_SHA256}"
-scopes = ["push", "publish", "ticket", "read"]
+scopes = ["push", "publish", "ticket", "read", "admin"]
 [inbox]
 max_messages = {kept}
 max_bytes = "64MiB"
@@ -147,10 +174,12 @@ interval = "5s"
 pong_timeout = "5s"
 [log]
 format = "json"
-"#,
+{more}"#,
         public = doors.public,
         service = doors.service,
         admin = doors.admin,
-        kept = kept.0,
+        probe = doors.probe,
+        kept = setup.kept.0,
+        more = setup.more,
     )
 }

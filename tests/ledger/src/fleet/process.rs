@@ -35,6 +35,11 @@ impl Process {
         Ok(())
     }
 
+    /// SIGTERM.
+    pub(super) fn terminate(&self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
     /// SIGSTOP: its connections stay open and nothing answers.
     pub(super) fn freeze(&self) -> Result<()> {
         self.signal(Signal::STOP)

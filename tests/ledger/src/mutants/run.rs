@@ -14,7 +14,7 @@ use crate::cast::{Size, cast};
 use crate::checker::{Evidence, Fault, Report, check};
 use crate::client::Order;
 use crate::crowd::Crowd;
-use crate::fleet::{Doors, Kept, Node, Result};
+use crate::fleet::{Doors, Kept, Node, Result, Setup};
 use crate::ledger::{ClientLog, Ledger};
 
 const SIZE: Size = Size {
@@ -108,7 +108,12 @@ async fn one(
 ) -> Result<(Report, u64)> {
     let folder = tempfile::tempdir()?;
     let kept = if calm == Calm::Overflow { FEW } else { PLENTY };
-    let node = Node::start(binary, folder.path(), "a", None, kept).await?;
+    let setup = Setup {
+        redis: None,
+        kept,
+        more: String::new(),
+    };
+    let node = Node::start(binary, folder.path(), "a", setup).await?;
     let cast = cast(seed, SIZE);
     let logs = cast
         .clients

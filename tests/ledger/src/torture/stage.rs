@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use tokio::time::sleep;
 
 use super::blow::Blow;
-use crate::fleet::{Doors, Kept, Load, Node, Pipe, Redis, Result};
+use crate::fleet::{Doors, Kept, Load, Node, Pipe, Redis, Result, Setup};
 
 /// More than any stream gets in the longest of runs.
 const KEPT: Kept = Kept(100_000);
@@ -29,9 +29,14 @@ impl Stage {
     pub(super) async fn build(binary: &Path, folder: &Path, brief: bool) -> Result<Self> {
         let redis = Redis::start(folder, "redis-0").await?;
         let pipe = Pipe::to(redis.port).await?;
+        let setup = Setup {
+            redis: Some(pipe.port),
+            kept: KEPT,
+            more: String::new(),
+        };
         let mut nodes = Vec::new();
         for name in ["a", "b", "c"] {
-            nodes.push(Node::start(binary, folder, name, Some(pipe.port), KEPT).await?);
+            nodes.push(Node::start(binary, folder, name, setup.clone()).await?);
         }
         Ok(Self {
             nodes,

@@ -1,0 +1,41 @@
+//! What every run on a scene is held to: each push is answered, and what was accepted is what was seen.
+
+use std::time::Duration;
+
+use super::Outcome;
+use crate::checker::Fault;
+use crate::spans::quantile;
+use crate::verdict::Verdict;
+
+/// What became of the pushes.
+pub(crate) fn pushes(verdict: &mut Verdict, outcome: &Outcome) {
+    let report = &outcome.report;
+    verdict.figure("pushes accepted", report.accepted);
+    for (said, calls) in &outcome.answers.calls {
+        verdict.figure(&format!("  calls answered: {said}"), calls);
+    }
+    verdict.nothing("pushes refused", report.refused);
+    verdict.nothing("pushes that nobody answered", report.unknown);
+    // Of nothing, nothing can be lost.
+    verdict.promise("due to clients", report.due, report.due > 0);
+    verdict.figure("dropped by clients by the id", report.again);
+    for fault in Fault::ALL {
+        verdict.nothing(&fault.to_string(), report.count(fault));
+    }
+    let told = report.gaps + report.recovered_false;
+    verdict.nothing("told of a loss", told);
+}
+
+/// The middle one, one in a hundred, and the longest.
+pub(crate) fn three(times: &mut [Duration]) -> String {
+    let [p50, p99, most] = [0.5, 0.99, 1.0].map(|part| millis(quantile(times, part)));
+    format!("{p50}, {p99}, {most}")
+}
+
+pub(crate) fn millis(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
+
+pub(crate) fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}

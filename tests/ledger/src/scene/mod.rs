@@ -1,0 +1,160 @@
+//! The fleet of a roll or a crash: nodes over a Redis, behind a HAProxy, and everyone who is there.
+
+mod judge;
+mod load;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::checker::{Evidence, Report, check};
+use crate::clock::Stamp;
+use crate::crowd::Crowd;
+use crate::fleet::{HaProxy, Kept, Node, Redis, Result, Setup};
+use crate::ledger::{ClientLog, Ledger};
+use crate::mover::Ways;
+use crate::publisher::Answers;
+use crate::spans::{Span, spans};
+pub(crate) use judge::{millis, pushes, seconds, three};
+pub(crate) use load::Load;
+
+/// More than any stream gets.
+const KEPT: Kept = Kept(100_000);
+/// By when everyone is connected and has everything, after the last of it.
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
+
+/// Nodes behind a balancer, and all that the clients and publishers log.
+pub(crate) struct Scene {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) haproxy: HaProxy,
+    pub(crate) crowd: Crowd,
+    pub(crate) answers: Arc<Mutex<Answers>>,
+    load: Load,
+    _redis: Redis,
+}
+
+/// What is known in the end.
+pub(crate) struct Outcome {
+    pub(crate) report: Report,
+    /// By client; true for those that obey.
+    pub(crate) clients: Vec<(bool, Vec<Span>)>,
+    pub(crate) answers: Answers,
+    /// When the clients were told to stop.
+    pub(crate) over: Stamp,
+}
+
+impl Scene {
+    /// Builds it, and waits until every client is connected. `nodes` are names and binaries; `more` is what they are
+    /// configured with besides.
+    pub(crate) async fn build(
+        nodes: &[(&str, &Path)],
+        folder: &Path,
+        load: Load,
+        more: String,
+    ) -> Result<Self> {
+        let redis = Redis::start(folder, "redis").await?;
+        let setup = Setup {
+            redis: Some(redis.port),
+            kept: KEPT,
+            more,
+        };
+        let names = nodes;
+        let mut nodes = Vec::new();
+        for (name, binary) in names {
+            nodes.push(Node::start(binary, folder, name, setup.clone()).await?);
+        }
+        let haproxy = HaProxy::start(folder, &nodes).await?;
+        let ways = Arc::new(Ways {
+            public: haproxy.public,
+            services: nodes.iter().map(|node| node.doors.service).collect(),
+        });
+        let movers = load.movers();
+        let logs = movers
+            .iter()
+            .map(|mover| ClientLog::new(mover.user.clone(), mover.follows()));
+        let ledger = Arc::new(Ledger::new(logs.collect()));
+        let mut crowd = Crowd::new(ledger);
+        let arriving = Duration::from_secs(1) * load.clients() as u32 / load.arrivals_per_second;
+        for mover in movers {
+            let ways = ways.clone();
+            crowd.client(mover.follows(), |pen, order| mover.run(ways, pen, order));
+        }
+        if let Err(awaited) = crowd.settle(arriving + BOUND).await {
+            return Err(format!("not everyone could connect: {awaited}").into());
+        }
+        Ok(Self {
+            nodes,
+            haproxy,
+            crowd,
+            answers: Arc::default(),
+            load,
+            _redis: redis,
+        })
+    }
+
+    /// Has the publishers begin.
+    pub(crate) fn publish(&mut self) {
+        let services = self.nodes.iter().map(|node| node.doors.service);
+        let services = Arc::new(services.collect::<Vec<_>>());
+        for publisher in self.load.publishers(&self.answers) {
+            let services = services.clone();
+            self.crowd
+                .producer(|ledger, stop| publisher.run(services, ledger, stop));
+        }
+    }
+
+    pub(crate) fn now(&self) -> Stamp {
+        self.crowd.ledger.clock.now()
+    }
+
+    /// Waits until every client is connected and has what has been accepted by now; when that was.
+    pub(crate) async fn settle(&mut self, most: Duration) -> Result<Stamp> {
+        let settled = self.crowd.settle(most).await;
+        settled.map_err(|awaited| format!("still awaited: {awaited}").into())
+    }
+
+    /// Ends everything, and holds what was accepted against what was seen.
+    pub(crate) async fn finish(self) -> Outcome {
+        let ledger = self.crowd.ledger.clone();
+        let (pushes, logs, settled) = self.crowd.finish(BOUND).await;
+        let over = settled.unwrap_or_else(|| ledger.clock.now());
+        let obeys = self.load.movers().into_iter().map(|mover| mover.obeys);
+        let clients = obeys.zip(logs.iter().map(spans)).collect();
+        let report = check(&Evidence {
+            pushes,
+            clients: logs,
+            disturbances: Vec::new(),
+            bound: BOUND,
+            trimmed: false,
+        });
+        let answers = std::mem::take(&mut *crate::publisher::answers(&self.answers));
+        Outcome {
+            report,
+            clients,
+            answers,
+            over,
+        }
+    }
+}
+
+/// A folder for the servers of a run, which is kept if the run was not good.
+pub(crate) struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self(tempfile::tempdir()?))
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.0.path().into()
+    }
+
+    /// Says where to look, and how to have the same again.
+    pub(crate) fn keep_unless(self, good: bool, seed: u64) {
+        if !good {
+            let folder = self.0.keep();
+            println!("\nwhat the servers said is kept in {}", folder.display());
+            println!("the same again: --seed {seed}");
+        }
+    }
+}

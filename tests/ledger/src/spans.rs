@@ -1,0 +1,205 @@
+//! What the clients' logs say of their connections: when they had one, how they went from one to the next, how they
+//! ended, how many were opened in a second. Pure functions of the logs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use crate::clock::Stamp;
+use crate::ledger::{ClientLog, What};
+
+/// One connection, as its client saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// Its welcome.
+    pub(crate) welcome: Stamp,
+    /// Its end; none if it still was.
+    pub(crate) end: Option<Stamp>,
+    /// The code of its close; none = it was cut, which a browser calls 1006.
+    pub(crate) code: Option<u16>,
+    pub(crate) why: String,
+    /// Whether it was told to go away.
+    pub(crate) told: bool,
+}
+
+/// A client that went from one connection to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It had both for so long.
+    Overlap(Duration),
+    /// It had none for so long.
+    Blackout(Duration),
+}
+
+/// All connections of a client, in the order of their welcomes.
+pub(crate) fn spans(log: &ClientLog) -> Vec<Span> {
+    let inbox = log.follows.first();
+    let mut spans: Vec<Span> = Vec::new();
+    let mut by_connection: HashMap<u32, usize> = HashMap::new();
+    for event in &log.events {
+        let known = by_connection.get(&event.connection).copied();
+        match (&event.what, known) {
+            (What::Opened { stream, .. }, None) if Some(stream) == inbox => {
+                by_connection.insert(event.connection, spans.len());
+                spans.push(Span {
+                    welcome: event.at,
+                    end: None,
+                    code: None,
+                    why: String::new(),
+                    told: false,
+                });
+            }
+            (What::GoAway, Some(at)) => spans[at].told = true,
+            (What::Closed { code, why }, Some(at)) => {
+                spans[at].end = Some(event.at);
+                spans[at].code = *code;
+                spans[at].why.clone_from(why);
+            }
+            _ => {}
+        }
+    }
+    spans
+}
+
+/// How a client went on after each connection that ended, until `over`.
+pub(crate) fn steps(spans: &[Span], over: Stamp) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (at, span) in spans.iter().enumerate() {
+        let Some(end) = span.end else { continue };
+        // Another that was open at its end, or else the next to come.
+        let others = spans.iter().enumerate().filter(|(other, _)| *other != at);
+        let others = others.map(|(_, other)| other);
+        let open = others
+            .clone()
+            .filter(|other| other.welcome < end && other.end.is_none_or(|its| its > end))
+            .map(|other| other.welcome.max(span.welcome))
+            .min();
+        steps.push(match open {
+            Some(since) => Step::Overlap(end.after(since)),
+            None => {
+                let next = others
+                    .map(|other| other.welcome)
+                    .filter(|w| *w >= end)
+                    .min();
+                Step::Blackout(next.unwrap_or(over).after(end))
+            }
+        });
+    }
+    steps
+}
+
+/// The most stamps within any time of that length.
+pub(crate) fn busiest(stamps: &mut [Stamp], window: Duration) -> usize {
+    stamps.sort_unstable();
+    let mut most = 0;
+    let mut first = 0;
+    for (last, at) in stamps.iter().enumerate() {
+        while at.after(stamps[first]) >= window {
+            first += 1;
+        }
+        most = most.max(last + 1 - first);
+    }
+    most
+}
+
+/// The value below which such a part of all is; nothing of nothing.
+pub(crate) fn quantile(values: &mut [Duration], part: f64) -> Duration {
+    values.sort_unstable();
+    let at = (values.len() as f64 * part).ceil() as usize;
+    values
+        .get(at.clamp(1, values.len().max(1)) - 1)
+        .copied()
+        .unwrap_or_default()
+}
+
+/// How connections ended, by code and reason.
+pub(crate) fn ends<'a>(spans: impl Iterator<Item = &'a Span>) -> BTreeMap<String, u64> {
+    let mut ends = BTreeMap::new();
+    for span in spans.filter(|span| span.end.is_some()) {
+        let code = span.code.unwrap_or(1006);
+        *ends.entry(format!("{code} {}", span.why)).or_default() += 1;
+    }
+    ends
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Asked, Event};
+
+    fn at(ms: u64) -> Stamp {
+        Stamp(ms * 1000)
+    }
+
+    fn log(events: &[(u64, u32, What)]) -> ClientLog {
+        let mut log = ClientLog::new("u".into(), vec!["user:u".into()]);
+        for (ms, connection, what) in events {
+            log.push(Event {
+                at: at(*ms),
+                connection: *connection,
+                what: what.clone(),
+            });
+        }
+        log
+    }
+
+    fn welcome() -> What {
+        What::Opened {
+            stream: "user:u".into(),
+            asked: Asked::Nothing,
+            position: None,
+            recovered: None,
+        }
+    }
+
+    fn closed(code: Option<u16>) -> What {
+        What::Closed {
+            code,
+            why: String::new(),
+        }
+    }
+
+    #[test]
+    fn who_makes_before_it_breaks_has_no_blackout() {
+        let log = log(&[
+            (0, 1, welcome()),
+            (50, 1, What::GoAway),
+            (100, 2, welcome()),
+            (103, 1, closed(Some(1000))),
+        ]);
+        let spans = spans(&log);
+        assert!(spans[0].told && !spans[1].told);
+        let overlap = Step::Overlap(Duration::from_millis(3));
+        assert_eq!(steps(&spans, at(500)), [overlap]);
+    }
+
+    #[test]
+    fn who_breaks_before_it_makes_has_one() {
+        let log = log(&[
+            (0, 1, welcome()),
+            (100, 1, closed(Some(1012))),
+            (140, 2, welcome()),
+            (200, 2, closed(None)),
+        ]);
+        let blackout = |ms| Step::Blackout(Duration::from_millis(ms));
+        assert_eq!(steps(&spans(&log), at(500)), [blackout(40), blackout(300)]);
+        assert_eq!(
+            ends(spans(&log).iter()).into_keys().collect::<Vec<_>>(),
+            ["1006 ", "1012 "]
+        );
+    }
+
+    #[test]
+    fn the_busiest_second_is_found_wherever_it_begins() {
+        let mut stamps = [100, 900, 1000, 1099, 1100, 5000].map(at);
+        assert_eq!(busiest(&mut stamps, Duration::from_secs(1)), 4);
+        assert_eq!(busiest(&mut [], Duration::from_secs(1)), 0);
+    }
+
+    #[test]
+    fn quantiles_are_values_that_were_there() {
+        let mut values: Vec<Duration> = (1..=100).map(Duration::from_millis).collect();
+        assert_eq!(quantile(&mut values, 0.99), Duration::from_millis(99));
+        assert_eq!(quantile(&mut values, 1.0), Duration::from_millis(100));
+        assert_eq!(quantile(&mut [], 0.5), Duration::ZERO);
+    }
+}

@@ -1,0 +1,55 @@
+//! The table at the end of a run: figures, and promises that were kept or broken.
+
+use std::fmt;
+
+use crate::checker::Report;
+
+/// Rows in the order in which they are to be read.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    rows: Vec<(String, String, Option<bool>)>,
+}
+
+impl Verdict {
+    /// What is only told.
+    pub(crate) fn figure(&mut self, name: &str, value: impl fmt::Display) {
+        self.rows.push((name.into(), value.to_string(), None));
+    }
+
+    /// What was promised.
+    pub(crate) fn promise(&mut self, name: &str, value: impl fmt::Display, kept: bool) {
+        self.rows.push((name.into(), value.to_string(), Some(kept)));
+    }
+
+    /// A count that has to be nothing.
+    pub(crate) fn nothing(&mut self, name: &str, count: u64) {
+        self.promise(name, count, count == 0);
+    }
+
+    /// Prints it, with examples of what the checker found; whether every promise was kept.
+    pub(crate) fn tell(&self, report: &Report, seed: u64) -> bool {
+        let good = self.rows.iter().all(|(.., kept)| *kept != Some(false));
+        println!("\n{self}{}", report.found());
+        let word = if good {
+            "as promised"
+        } else {
+            "NOT AS PROMISED"
+        };
+        println!("seed {seed}: {word}");
+        good
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, value, kept) in &self.rows {
+            let kept = match kept {
+                None => "",
+                Some(true) => "  kept",
+                Some(false) => "  BROKEN",
+            };
+            writeln!(f, "{name:<52} {value:>22}{kept}")?;
+        }
+        Ok(())
+    }
+}
