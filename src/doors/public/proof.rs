@@ -6,7 +6,8 @@ use crate::model::{Grant, Origin, Secret};
 use crate::tickets::{JwtError, Opening, Presented, Redemption, ResumeTickets};
 
 /// What a handshake without a good ticket or JWT is told, whatever is wrong with it.
-pub(super) const NOT_GOOD: &str = "the ticket is missing, unknown, used or expired; fetch a new one";
+pub(super) const NOT_GOOD: &str =
+    "the ticket is missing, unknown, used or expired; fetch a new one";
 
 /// Takes the ticket, or checks the JWT, that a handshake shows. A resume ticket lives at least `until`, in Unix
 /// milliseconds.

@@ -151,7 +151,10 @@ impl Refusal {
         if let Some(after) = self.after {
             // Whole seconds, and never too soon.
             let seconds = after.as_millis().div_ceil(1_000).max(1);
-            headers.insert(RETRY_AFTER, u64::try_from(seconds).unwrap_or(u64::MAX).into());
+            headers.insert(
+                RETRY_AFTER,
+                u64::try_from(seconds).unwrap_or(u64::MAX).into(),
+            );
         }
         response
     }

@@ -168,7 +168,10 @@ fn no_ticket(error: SealError) -> Refusal {
 
 /// Not now: a stream that ends at once, after which a browser comes back, unlike after a 503.
 fn later(refusal: &Refusal, id: Option<&str>) -> Response<Answer> {
-    let (retry, id) = (retry(refusal.after_ms().unwrap_or_default()), id.unwrap_or_default());
+    let (retry, id) = (
+        retry(refusal.after_ms().unwrap_or_default()),
+        id.unwrap_or_default(),
+    );
     let code = refusal.kind.code();
     stream(Body::from(format!("{retry}{id}: {code}\n\n")).into())
 }

@@ -1,5 +1,5 @@
-use std::collections::{BinaryHeap, VecDeque};
 use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::{BELIEF, Entry, HOLD, Token};
@@ -35,7 +35,9 @@ impl Held {
         if let Some(expires) = self.tokens.pop_front() {
             return Some(Entry::Token(Token { expires }));
         }
-        self.none_until.filter(|until| now < *until).map(|_| Entry::Over)
+        self.none_until
+            .filter(|until| now < *until)
+            .map(|_| Entry::Over)
     }
 
     /// What a handshake that waited for a lease gets of it.

@@ -111,7 +111,8 @@ impl Gate {
         if !self.is_on() {
             return Entry::Free;
         }
-        match self.held().enter(Instant::now(), &self.metrics) {
+        let at_once = self.held().enter(Instant::now(), &self.metrics);
+        match at_once {
             Some(entry) => entry,
             None => self.ask(Ask::Token).await.unwrap_or(Entry::Late),
         }
@@ -119,7 +120,8 @@ impl Gate {
 
     /// A slot for a handshake that got no token.
     pub async fn slot(&self) -> Offer {
-        match self.held().slot(self.now(), &self.metrics) {
+        let kept = self.held().slot(self.now(), &self.metrics);
+        match kept {
             Some(slot) => Offer::Slot(slot),
             None => self.ask(Ask::Slot).await.unwrap_or(Offer::Late),
         }
@@ -166,8 +168,12 @@ impl Gate {
         slots: Vec<oneshot::Sender<Offer>>,
     ) {
         let Some(pace) = self.pace() else {
-            tokens.into_iter().for_each(|answer| tell(answer, Entry::Free));
-            return slots.into_iter().for_each(|answer| tell(answer, Offer::Late));
+            tokens
+                .into_iter()
+                .for_each(|answer| tell(answer, Entry::Free));
+            return slots
+                .into_iter()
+                .for_each(|answer| tell(answer, Offer::Late));
         };
         if tokens.is_empty() && slots.is_empty() {
             return;
@@ -235,7 +241,9 @@ impl Gate {
         for answer in tokens {
             tell(answer, if away { Entry::Free } else { Entry::Late });
         }
-        slots.into_iter().for_each(|answer| tell(answer, Offer::Late));
+        slots
+            .into_iter()
+            .for_each(|answer| tell(answer, Offer::Late));
     }
 
     fn pace(&self) -> Option<Pace> {

@@ -84,11 +84,14 @@ impl MemoryTickets {
         }
         pending.remove(&hash);
         pending.by_expiry.insert((expires, hash));
-        pending.by_hash.insert(hash, Waiting {
+        pending.by_hash.insert(
+            hash,
+            Waiting {
                 grant,
                 expires,
                 slot: None,
-            });
+            },
+        );
         Ok(())
     }
 

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use super::slots::millis;
 use super::{GrantFields, Presented, Redemption, StoreError, TTL_MAX, TicketHash, TicketStore};
-use crate::backplane::{Later, Pace};
 use crate::backplane::redis::{Failure, Redis};
+use crate::backplane::{Later, Pace};
 use crate::model::{Grant, unix_millis};
 use crate::telemetry::{Metrics, Reason};
 

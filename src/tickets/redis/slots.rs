@@ -80,7 +80,10 @@ impl RedisTickets {
         let most = self.longest_life(&seen.0);
         let mut give = cmd("EVAL");
         give.arg(GIVE).arg(1).arg(&key);
-        give.arg(&seen.0).arg(json).arg(ends(slot)).arg(millis(most));
+        give.arg(&seen.0)
+            .arg(json)
+            .arg(ends(slot))
+            .arg(millis(most));
         match self.redis.command(&key, give, false).await.map_err(away)? {
             Value::Okay => Ok(Some(slot)),
             Value::SimpleString(_) => Ok(Some(slot)),
@@ -118,9 +121,8 @@ impl RedisTickets {
         let mut mark = cmd("EVAL");
         mark.arg(MARK).arg(1).arg(&key).arg(slot).arg(ends(slot));
         let said = self.redis.command(&key, mark, false).await.map_err(away)?;
-        number(&said).ok_or_else(|| {
-            StoreError::Unavailable(format!("what Redis keeps at {key} is no slot"))
-        })
+        number(&said)
+            .ok_or_else(|| StoreError::Unavailable(format!("what Redis keeps at {key} is no slot")))
     }
 
     async fn take_proof(&self, proof: TicketHash) -> Result<bool, StoreError> {
