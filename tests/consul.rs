@@ -173,10 +173,19 @@ async fn a_node_serves_without_its_agent_and_registers_once_it_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_that_is_away_holds_no_drain_up() {
+async fn an_agent_that_is_away_or_frozen_holds_no_drain_up() {
     let mut consul = ConsulAgent::start().await;
+    let mut other = node_with(|c| consul.register(c)).await;
     let mut node = node_with(|c| consul.register(c)).await;
-    consul.passing("tidings").await;
+    until("both are registered", async || {
+        consul.services("tidings").await.len() == 2
+    })
+    .await;
+    consul.pause();
+    tokio::time::timeout(DEADLINE, drain(&mut other))
+        .await
+        .expect("in time")
+        .expect("it left");
     consul.kill().await;
     tokio::time::timeout(DEADLINE, drain(&mut node))
         .await

@@ -169,6 +169,8 @@ pub struct Metrics {
     pub outbox_bytes: Gauge,
     /// Sessions closed because they did not read.
     pub slow_consumers: Counter,
+    /// Sessions that asked for no heartbeats.
+    pub silent: Counter,
     /// From the acceptance of a message to the answer: every outbox of this node has it.
     pub push_seconds: Histogram,
     /// Calls at the service door.
@@ -258,6 +260,11 @@ impl Metrics {
             slow_consumers: metric!(
                 "slow_consumers",
                 "Sessions closed because they did not read",
+                Counter::default()
+            ),
+            silent: metric!(
+                "silent_connections",
+                "Sessions that asked for no heartbeats",
                 Counter::default()
             ),
             push_seconds: metric!(

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use reqwest::{Client, Method};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidings::config::Config;
@@ -111,6 +112,13 @@ impl ConsulAgent {
         }
     }
 
+    /// Freezes it (SIGSTOP): it accepts connections, and answers nothing.
+    pub fn pause(&self) {
+        let id = self.child.as_ref().and_then(Child::id).expect("it runs");
+        let id = Pid::from_raw(i32::try_from(id).expect("a pid")).expect("not zero");
+        kill_process(id, Signal::STOP).expect("signalled");
+    }
+
     pub fn url(&self) -> String {
         match self.https {
             Some(https) => format!("https://127.0.0.1:{https}"),
@@ -211,6 +219,10 @@ impl ConsulAgent {
             self.services(name).await.is_empty()
         })
         .await;
+    }
+
+    pub fn dns_port(&self) -> u16 {
+        self.dns
     }
 
     /// What its DNS interface answers.
