@@ -147,10 +147,17 @@ async fn a_storm_on_three_nodes_is_told_slots_and_each_gets_in_at_its_own() {
     // However slow all this is: no more got in than the burst and the rate allow.
     let most = took.as_secs_f64() * f64::from(RATE) + f64::from(RATE) / 10.0 + 2.0;
     assert!(CROWD as f64 <= most, "{CROWD} in {took:?}");
+    let (mut given, mut kept) = (0, 0);
     for node in &nodes {
-        assert_eq!(counted(node, "given").await, counted(node, "kept").await);
+        given += counted(node, "given").await;
+        kept += counted(node, "kept").await;
         assert_eq!(counted(node, "missed").await, 0);
     }
+    // Behind the end of the line some find a token, and do not need their room.
+    assert!(
+        given == slots.len() as u64 && kept <= given,
+        "{kept} of {given}"
+    );
     // What is used stays used.
     let used = knock(&ws(&nodes[0], &tickets[CROWD - 1])).await;
     assert!(matches!(used, Told::Refused(code) if code == "ticket"));
