@@ -30,7 +30,7 @@ fn ws(node: &TestNode, ticket: &str) -> String {
 
 /// What a handshake comes to.
 enum Told {
-    Welcome(Socket),
+    Welcome(Box<Socket>),
     /// Over the budget: come back in so long.
     Later(Duration),
     Refused(String),
@@ -40,7 +40,7 @@ async fn knock(url: &str) -> Told {
     let mut socket = connect(url).await.expect("accepted, if only to be told");
     let frame = next(&mut socket).await;
     if frame["type"] == "welcome" {
-        return Told::Welcome(socket);
+        return Told::Welcome(Box::new(socket));
     }
     let code = u16::from(closed(&mut socket).await.code);
     match (frame["code"].as_str(), frame["after_ms"].as_u64()) {
@@ -64,7 +64,7 @@ impl Told {
 
     fn welcome(self) -> Socket {
         match self {
-            Self::Welcome(socket) => socket,
+            Self::Welcome(socket) => *socket,
             Self::Later(after) => panic!("told to come in {after:?}"),
             Self::Refused(code) => panic!("refused: {code}"),
         }
@@ -77,7 +77,7 @@ async fn use_up(node: &TestNode) -> Vec<Socket> {
     loop {
         let ticket = node.ticket(json!({"user_id": "first"})).await;
         match knock(&ws(node, &ticket)).await {
-            Told::Welcome(socket) => inside.push(socket),
+            Told::Welcome(socket) => inside.push(*socket),
             Told::Later(_) => return inside,
             Told::Refused(code) => panic!("refused: {code}"),
         }
@@ -119,7 +119,7 @@ async fn a_storm_on_three_nodes_is_told_slots_and_each_gets_in_at_its_own() {
         let (url, redis) = (ws(&nodes[n % 3], ticket), &redis);
         async move {
             match knock(&url).await {
-                Told::Welcome(socket) => (socket, None),
+                Told::Welcome(socket) => (*socket, None),
                 told => {
                     let after = told.later();
                     let (at_rest, ends) = at_rest(redis, ticket).await;
