@@ -72,9 +72,14 @@ fn often(config: &mut Config) {
 }
 
 async fn a_proxy_as_it_ships_is_fine(kind: Kind) {
-    let (node, proxy) = behind(kind, often).await;
-    let (code, said) = at(&proxy, &node, &["--for", "4s"]).await;
+    let (node, proxy) = behind(kind, |c| {
+        often(c);
+        c.public.trusted_proxies = serde_json::from_value(json!(["127.0.0.1"])).expect("one");
+    })
+    .await;
+    let (code, said) = at(&proxy, &node, &["--for", "4s", "--from", "127.0.0.7"]).await;
     assert_eq!(code, 0, "{said}");
+    assert_finding(&said, "address", "ok", &["127.0.0.7"]);
     let name = match kind {
         Kind::Nginx => "nginx",
         Kind::Haproxy => "HAProxy",
@@ -226,6 +231,23 @@ async fn an_idle_timeout_above_the_heartbeat_is_told_and_fine() {
         "ok",
         &["is cut after 3", "heartbeats every 1 s keep it"],
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_is_not_handed_on_is_named() {
+    let setup = Setup {
+        words: &["proxy_set_header X-Forwarded-For $remote_addr;="],
+        ..Default::default()
+    };
+    let (node, proxy) = behind_with(Kind::Nginx, setup, often).await;
+    let (code, said) = at(&proxy, &node, &["--for", "1s", "--from", "127.0.0.7"]).await;
+    assert_eq!(code, 1, "{said}");
+    let words = [
+        "127.0.0.1 and not",
+        "proxy_set_header X-Forwarded-For",
+        "trusted_proxies",
+    ];
+    assert_finding(&said, "address", "fail", &words);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
