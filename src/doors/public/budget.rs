@@ -35,7 +35,7 @@ impl Claim<'_> {
     fn presented(&self, arrival: &Arrival) -> Presented {
         Presented {
             origin: self.origin.clone(),
-            ip: arrival.peer.ip(),
+            ip: arrival.client,
         }
     }
 }
