@@ -153,10 +153,11 @@ async fn a_storm_on_three_nodes_is_told_slots_and_each_gets_in_at_its_own() {
         kept += counted(node, "kept").await;
         assert_eq!(counted(node, "missed").await, 0);
     }
-    // Behind the end of the line some find a token, and do not need their room.
+    // Some slots are due at once; and behind the end of the line some find a token, and do not need their room.
     assert!(
-        given == slots.len() as u64 && kept <= given,
-        "{kept} of {given}"
+        given >= slots.len() as u64 && kept <= given,
+        "{kept} of {given}, {} told",
+        slots.len()
     );
     // What is used stays used.
     let used = knock(&ws(&nodes[0], &tickets[CROWD - 1])).await;
