@@ -5,6 +5,7 @@ mod consul;
 /// Structured logs.
 pub mod logs;
 mod metrics;
+mod reloads;
 mod sources;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use budget::BudgetMetrics;
 pub use consul::ConsulMetrics;
 pub use metrics::{BackplaneMetrics, Call, Closed, Metrics, Reason};
+pub use reloads::ReloadMetrics;
 pub use sources::{SourceMetrics, StreamEvent};
 
 /// `[log]`.

@@ -5,7 +5,6 @@ mod held;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::held::Held;
 use crate::backplane::{Budget, LeaseError, Leased, Pace, Wanted};
+use crate::hub::LiveLimits;
 use crate::telemetry::BudgetMetrics;
 
 /// How long a handshake waits for a lease.
@@ -67,7 +67,7 @@ enum Ask {
 
 /// The node's door to the budget; one for all shards.
 pub struct Gate {
-    per_second: AtomicU32,
+    limits: LiveLimits,
     budget: Arc<dyn Budget>,
     asks: mpsc::Sender<Ask>,
     held: Mutex<Held>,
@@ -78,22 +78,17 @@ pub struct Gate {
 pub struct Asks(mpsc::Receiver<Ask>);
 
 impl Gate {
-    /// For so many handshakes a second in the fleet; 0 = no budget.
-    pub fn new(per_second: u32, budget: Arc<dyn Budget>, metrics: BudgetMetrics) -> (Self, Asks) {
+    /// For as many handshakes a second in the fleet as the limits say at the time; 0 = no budget.
+    pub fn new(limits: LiveLimits, budget: Arc<dyn Budget>, metrics: BudgetMetrics) -> (Self, Asks) {
         let (asks, queue) = mpsc::channel(QUEUE);
         let gate = Self {
-            per_second: AtomicU32::new(per_second),
+            limits,
             budget,
             asks,
             held: Mutex::default(),
             metrics,
         };
         (gate, Asks(queue))
-    }
-
-    /// Changes the budget. What was leased stays.
-    pub fn set(&self, per_second: u32) {
-        self.per_second.store(per_second, Ordering::Relaxed);
     }
 
     /// Whether there is a budget.
@@ -247,7 +242,7 @@ impl Gate {
     }
 
     fn pace(&self) -> Option<Pace> {
-        let per_second = self.per_second.load(Ordering::Relaxed);
+        let per_second = self.limits.now().fleet_handshakes_per_second;
         (per_second > 0).then_some(Pace { per_second })
     }
 
