@@ -79,7 +79,11 @@ pub struct Asks(mpsc::Receiver<Ask>);
 
 impl Gate {
     /// For as many handshakes a second in the fleet as the limits say at the time; 0 = no budget.
-    pub fn new(limits: LiveLimits, budget: Arc<dyn Budget>, metrics: BudgetMetrics) -> (Self, Asks) {
+    pub fn new(
+        limits: LiveLimits,
+        budget: Arc<dyn Budget>,
+        metrics: BudgetMetrics,
+    ) -> (Self, Asks) {
         let (asks, queue) = mpsc::channel(QUEUE);
         let gate = Self {
             limits,
