@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use super::config::Scope;
 use super::listener;
-use super::service::ApiKeys;
+use super::service::LiveKeys;
 use crate::fleet::Health;
 use crate::telemetry::Metrics;
 
@@ -35,7 +35,7 @@ pub fn probe_routes(health: Arc<Health>) -> Router {
 }
 
 /// The probes and `/metrics`. With keys, every request but the probes needs one with the scope `admin`.
-pub fn routes(health: Arc<Health>, metrics: Metrics, keys: Option<Arc<ApiKeys>>) -> Router {
+pub fn routes(health: Arc<Health>, metrics: Metrics, keys: Option<Arc<LiveKeys>>) -> Router {
     let guarded = Router::new().route(
         "/metrics",
         get(async move || ([(CONTENT_TYPE, OPENMETRICS)], metrics.render())),
@@ -44,7 +44,9 @@ pub fn routes(health: Arc<Health>, metrics: Metrics, keys: Option<Arc<ApiKeys>>)
         let keys = keys.clone();
         async move {
             let allowed = keys.map_or(Ok(()), |keys| {
-                keys.authenticate(request.headers())?.require(Scope::Admin)
+                keys.now()
+                    .authenticate(request.headers())?
+                    .require(Scope::Admin)
             });
             match allowed {
                 Ok(()) => next.run(request).await,

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::Limits;
 use super::delivery::Tally;
 use super::encoded::Encoded;
 use crate::model::{Address, Ask, Said, Target};
@@ -22,6 +23,8 @@ pub(super) enum Command {
     Replace {
         connection: crate::model::ConnectionId,
     },
+    /// Keep to these limits from now on.
+    Limits(Arc<Limits>),
     /// Accept nobody any more.
     StopAccepting,
     /// Close every session with 1012, each at a random moment within the time.

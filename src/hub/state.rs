@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use socket2::SockRef;
 
-use super::Hub;
 use super::close::CloseReason;
 use super::cursors::Cursors;
 use super::followers::Followers;
 use super::outbox::{OutboxPool, Unsettled, no_slices};
 use super::session::{Acks, Phase, Session, SessionKey, Transport};
 use super::wheel::{Tick, Wheel, ticks};
+use super::{Hub, Limits};
 use crate::model::{Address, unix_millis};
 use crate::wire::codec::{self, CloseCode, Opcode};
 use crate::wire::frames::ServerFrame;
@@ -45,6 +45,9 @@ pub(super) struct State {
     pub(super) pool: OutboxPool,
     pub(super) pong_timeout: Tick,
     message_timeout: Tick,
+    /// The node's, at hand: they are looked at for each message of each session.
+    pub(super) limits: Arc<Limits>,
+    pub(super) node_outbox_bytes_max: usize,
     /// Sessions that the shard's loop must wait for: their sockets are full.
     pub(super) stalled: Vec<SessionKey>,
     /// What was written and queued since it was last settled.
@@ -54,9 +57,12 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(hub: Arc<Hub>, index: usize) -> Self {
         let began = Instant::now();
+        let limits = hub.limits.now();
         Self {
             pong_timeout: ticks(hub.heartbeat.pong_timeout).max(1),
-            message_timeout: ticks(hub.limits.message_timeout).max(1),
+            message_timeout: ticks(limits.message_timeout).max(1),
+            node_outbox_bytes_max: hub.outbox_bytes_max(&limits),
+            limits,
             hub,
             index,
             began,
@@ -70,6 +76,13 @@ impl State {
             stalled: Vec::new(),
             unsettled: Unsettled::default(),
         }
+    }
+
+    /// Keeps to other limits from now on.
+    pub(super) fn take_up(&mut self, limits: Arc<Limits>) {
+        self.message_timeout = ticks(limits.message_timeout).max(1);
+        self.node_outbox_bytes_max = self.hub.outbox_bytes_max(&limits);
+        self.limits = limits;
     }
 
     /// Milliseconds of the shard's clock.
@@ -310,7 +323,7 @@ impl State {
         };
         session.last_write = millis;
         session.sent = tick;
-        if session.outbox.bytes() <= self.hub.limits.outbox_bytes / 4
+        if session.outbox.bytes() <= self.limits.outbox_bytes / 4
             && let Some(room) = session.room.take()
         {
             room.notify_one();
