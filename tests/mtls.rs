@@ -253,10 +253,10 @@ async fn the_command_line_calls_over_tls_with_a_certificate() {
     let (code, told) = run(&["nodes"], &known).await;
     assert_eq!(code, Some(3), "{told}");
     assert!(told.contains("lacks the scope"), "{told}");
-    // Where the refusal meets the call under way, only the call's own end is seen.
+    // A refusal that meets the call under way may be lost with its connection.
     until("it says what is missing", async || {
         let (code, told) = run(&push, &[trusting]).await;
-        assert!(matches!(code, Some(3 | 4)), "{told}");
+        assert!(matches!(code, Some(1 | 3 | 4)), "{told}");
         told.contains("--cert-file")
     })
     .await;

@@ -126,14 +126,10 @@ impl Server {
         };
         let stream = tokio::time::timeout(PATIENCE.0, dialing).await;
         // One connection is all that a command needs.
-        let (stream, ended) = Watched::new(stream.map_err(|_| silent())??);
-        let mut stream = Some(stream);
+        let mut stream = Some(Watched(stream.map_err(|_| silent())??));
         let connector = tower::service_fn(move |_: Uri| {
             let stream = stream.take().map(TokioIo::new);
-            std::future::ready(stream.ok_or_else(|| match ended.get() {
-                Some(why) => io::Error::new(ErrorKind::InvalidData, why.clone()),
-                None => io::Error::from(ErrorKind::NotConnected),
-            }))
+            std::future::ready(stream.ok_or(io::Error::from(ErrorKind::NotConnected)))
         });
         let connected = endpoint.connect_with_connector(connector).await;
         connected.map_err(|error| match alert(&error) {

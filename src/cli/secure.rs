@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use clap::Args;
@@ -42,26 +42,12 @@ pub(super) struct TlsArgs {
     key_file: Option<PathBuf>,
 }
 
-/// A connection that remembers why TLS ended it: with TLS 1.3 a server refuses a certificate after the handshake, and what
-/// speaks HTTP/2 on it only connects again.
-pub(super) struct Watched {
-    stream: TlsStream<TcpStream>,
-    ended: Ended,
-}
+/// Why TLS ended the command's latest connection. With TLS 1.3 a server refuses a certificate after the handshake, and what
+/// speaks HTTP/2 there loses the cause on its way to the call.
+static ENDED: Mutex<Option<rustls::Error>> = Mutex::new(None);
 
-/// Why TLS ended, once it has.
-pub(super) type Ended = Arc<OnceLock<rustls::Error>>;
-
-impl Watched {
-    pub(super) fn new(stream: TlsStream<TcpStream>) -> (Self, Ended) {
-        let ended = Ended::default();
-        let watched = Self {
-            stream,
-            ended: ended.clone(),
-        };
-        (watched, ended)
-    }
-}
+/// A connection that remembers why TLS ended it.
+pub(super) struct Watched(pub(super) TlsStream<TcpStream>);
 
 impl AsyncRead for Watched {
     fn poll_read(
@@ -69,12 +55,11 @@ impl AsyncRead for Watched {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let polled = Pin::new(&mut self.0).poll_read(context, buffer);
         if let Poll::Ready(Err(error)) = &polled
             && let Some(cause) = rustls_error(error)
         {
-            // The first is the one that counts.
-            let _ = self.ended.set(cause.clone());
+            *ended() = Some(cause.clone());
         }
         polled
     }
@@ -86,16 +71,20 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        Pin::new(&mut self.0).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        Pin::new(&mut self.0).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Pin::new(&mut self.0).poll_shutdown(context)
     }
+}
+
+fn ended() -> MutexGuard<'static, Option<rustls::Error>> {
+    ENDED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why there is no TLS.
@@ -126,6 +115,7 @@ impl TlsArgs {
         shows: bool,
     ) -> Result<TlsStream<TcpStream>, NoTls> {
         let config = self.config(protocol, shows).map_err(NoTls::Stop)?;
+        *ended() = None;
         let name = ServerName::try_from(host.to_owned())
             .map_err(|e| NoTls::Stop(Failure::usage(format!("{host}: {e}"))))?;
         let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
@@ -210,21 +200,28 @@ fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// What the server said of our certificate, if that is why it hung up. With TLS 1.3 it says so after the handshake.
+/// What the server said of our certificate, if that is why it hung up.
 pub(super) fn alert(error: &(dyn Error + 'static)) -> Option<String> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let inner = error.downcast_ref::<io::Error>().and_then(rustls_error);
-        let found = inner.or_else(|| error.downcast_ref::<rustls::Error>());
-        if let Some(rustls::Error::AlertReceived(alert)) = found {
-            return Some(match alert {
-                AlertDescription::CertificateRequired => "the service door wants a certificate of yours; give it with --cert-file and --key-file".into(),
-                other => format!(
-                    "the server ended TLS with {other:?}; is the certificate of --cert-file from an issuer that it trusts?"
-                ),
-            });
+        if let Some(found) = inner.and_then(told) {
+            return Some(found);
         }
         cause = error.source();
     }
-    None
+    ended().as_ref().and_then(told)
+}
+
+fn told(error: &rustls::Error) -> Option<String> {
+    match error {
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => Some(
+            "the service door wants a certificate of yours; give it with --cert-file and --key-file"
+                .into(),
+        ),
+        rustls::Error::AlertReceived(other) => Some(format!(
+            "the server ended TLS with {other:?}; is the certificate of --cert-file from an issuer that it trusts?"
+        )),
+        _ => None,
+    }
 }

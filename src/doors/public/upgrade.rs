@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use super::arrival::Arrival;
 use super::handshake::{self, Handshake};
 use super::refusal::{Kind, Refusal};
-use super::{Public, give_up_after, proof};
+use super::{Public, budget, give_up_after};
 use crate::hub::{Link, NoPlace, NotAdmitted, PlaceGuard, Prepared, Reservation, Shard};
 use crate::model::Grant;
 use crate::tickets::Opening;
@@ -82,7 +82,8 @@ pub(super) async fn answer(
     }
 }
 
-/// Parse, origin, limits by IP and node, budget, redeem, the user's limit: in this order, what costs nothing first.
+/// Parse, origin, limits by IP and node, the node's and the fleet's budget, redeem, the user's limit: in this order, what
+/// costs nothing first.
 async fn admit(
     door: &Public,
     arrival: &Arrival,
@@ -112,7 +113,12 @@ async fn admit(
     }
     let _ = echo;
     handshake.asked.origin = origin.clone();
-    let mut grant = proof::redeem(door, arrival, &handshake.proof, origin, opening)
+    let claim = budget::Claim {
+        proof: &handshake.proof,
+        origin,
+        opening,
+    };
+    let mut grant = budget::admit(door, arrival, claim)
         .await
         .inspect_err(|refusal| {
             if refusal.kind == Kind::Ticket {
@@ -223,7 +229,7 @@ async fn tell(upgrade: OnUpgrade, refusal: Refusal) -> Option<()> {
     let mut stream = TokioIo::new(upgrade.await.ok()?);
     let frame = ServerFrame::Refused {
         code: refusal.kind.code(),
-        after_ms: refusal.after.map(|after| after.as_millis() as u64),
+        after_ms: refusal.after_ms(),
     };
     let mut bytes = codec::frame(Opcode::Text, frame.to_json().as_bytes()).to_vec();
     bytes.extend_from_slice(&codec::close_frame(
