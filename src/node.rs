@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -10,15 +10,15 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::backplane::redis::Redis;
-use crate::backplane::{Backplane, BackplaneKind, Leases, Memory, NodeLease, Streams};
+use crate::backplane::{Backplane, BackplaneKind, Leases, Memory, Streams};
 use crate::config::{Config, Mode};
 use crate::doors::config::DEVELOPMENT_KEY;
 use crate::doors::public::{Playground, Public};
 use crate::doors::service::{Api, ApiKeys};
 use crate::doors::{admin, service};
-use crate::fleet::{DrainConfig, Health, Phase};
+use crate::fleet::{Drain, Health, Phase, hold_lease};
 use crate::hub::{Hub, HubParts, Intake, Namespaces, ShardThreads};
-use crate::model::{NodeId, Secret, unix_millis};
+use crate::model::{NodeId, Secret};
 use crate::sources;
 use crate::telemetry::Metrics;
 use crate::tickets::{
@@ -103,7 +103,7 @@ pub struct Node {
     pub id: NodeId,
     hub: Arc<Hub>,
     health: Arc<Health>,
-    drain: DrainConfig,
+    drain: Arc<Drain>,
     stop_admin: watch::Sender<bool>,
     /// Those who take events from streams, until they are told to stop.
     streams: JoinSet<()>,
@@ -233,7 +233,10 @@ impl Node {
             true => None,
             false => Some(Arc::new(ApiKeys::new(&config.api_keys)?)),
         };
-        let routes = admin::routes(health.clone(), metrics, keys);
+        let leases = links.leases.clone();
+        let drain = Drain::new(config.drain, hub.clone(), health.clone(), leases);
+        let drain = Arc::new(drain);
+        let routes = admin::routes(health.clone(), metrics, drain.clone(), keys);
         let mut admins = vec![tokio::spawn(admin::serve(
             admin_socket,
             routes,
@@ -248,14 +251,14 @@ impl Node {
             )));
         }
         health.enter(Phase::Serving);
-        warn_if_killed_early(&config.drain);
+        config.drain.warn_if_killed_early();
         tracing::info!(node = %id, %public, service = %addresses.service, admin = %addresses.admin, "serving");
         Ok(Self {
             addresses,
             id,
             hub,
             health,
-            drain: config.drain,
+            drain,
             stop_admin,
             streams,
             stop_sources,
@@ -282,25 +285,28 @@ impl Node {
         self.hub.admission.connections()
     }
 
+    /// Resolves once somebody asks the node to drain at the admin door.
+    pub fn asked_to_leave(&self) -> impl Future<Output = ()> + use<> {
+        self.drain.asked()
+    }
+
     /// Leaves: readiness goes red; all doors accept for `deregister_delay`; listeners close and calls in flight finish;
-    /// over `spread` the sessions are closed with 1012; who has not gone `grace` later is dropped. Without sessions it
-    /// leaves at once. When `now` comes, sessions are closed at once and calls in flight have 1 s.
+    /// over `spread` the sessions are told to go elsewhere; who has not gone `grace` later is closed with 1012, as is
+    /// everyone where no other node could take them. Without sessions it leaves at once. When `now` comes, sessions are
+    /// closed at once and calls in flight have 1 s.
     pub async fn leave(mut self, now: impl Future<Output = ()>) {
-        self.health.enter(Phase::Draining);
         tracing::info!(connections = self.connections(), "draining");
         tokio::pin!(now);
         let mut hurried = tokio::select! {
-            () = wait_until_empty(&self.hub, self.drain.deregister_delay) => false,
+            () = self.drain.deregister() => false,
             () = &mut now => true,
         };
         self.hub.router.stop_accepting().await;
         self.health.enter(Phase::Closing);
         self.stop_sources.send_replace(true);
-        let total = self.drain.spread + self.drain.grace;
         if !hurried {
-            self.hub.router.drain(self.drain.spread).await;
             tokio::select! {
-                () = wait_until_empty(&self.hub, total) => {}
+                () = self.drain.empty() => {}
                 () = &mut now => hurried = true,
             }
         }
@@ -312,7 +318,7 @@ impl Node {
             tokio::time::sleep(HURRIED_CALLS).await;
         };
         // Close frames get a moment to be answered, while calls in flight finish.
-        let goodbyes = wait_until_empty(&self.hub, Duration::from_secs(1));
+        let goodbyes = self.drain.until_empty(Duration::from_secs(1));
         tokio::join!(finish(self.service, hurry), goodbyes);
         if !hurried {
             confirm_taken(&mut self.streams).await;
@@ -335,13 +341,6 @@ impl Node {
     }
 }
 
-async fn wait_until_empty(hub: &Hub, most: Duration) {
-    let deadline = Instant::now() + most;
-    while hub.admission.connections() > 0 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// Waits for those who take events from streams. What they cannot confirm in time another node takes.
 async fn confirm_taken(streams: &mut JoinSet<()>) {
     let ended = async { while streams.join_next().await.is_some() {} };
@@ -355,34 +354,6 @@ async fn finish(mut door: JoinHandle<()>, most: impl Future<Output = ()>) {
         () = most => {
             door.abort();
             let _ = door.await;
-        }
-    }
-}
-
-/// Renews the node's lease as long as it runs.
-async fn hold_lease(leases: Arc<dyn Leases>, hub: Arc<Hub>, health: Arc<Health>) {
-    let since = unix_millis();
-    let mut ticks = tokio::time::interval(NodeLease::RENEWAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut phases = health.phases();
-    let mut told = Phase::Serving;
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            // Told at once: others stop sending clients here.
-            () = phases.reached(Phase::Draining), if told < Phase::Draining => told = Phase::Draining,
-        }
-        let lease = NodeLease {
-            node: hub.node.to_string(),
-            incarnation: format!("{:012x}", hub.incarnation),
-            version: env!("CARGO_PKG_VERSION").into(),
-            connections: hub.admission.connections() as u64,
-            load: hub.load(),
-            since,
-            draining: health.phase() >= Phase::Draining,
-        };
-        if let Err(problem) = leases.renew(lease).await {
-            tracing::debug!(%problem, "the node's lease was not renewed");
         }
     }
 }
@@ -418,16 +389,6 @@ fn node_id(configured: Option<&str>) -> NodeId {
             format!("{host}-{:04x}", rand::random::<u16>()).into()
         }
     })
-}
-
-fn warn_if_killed_early(drain: &DrainConfig) {
-    let takes = drain.deregister_delay + drain.spread + drain.grace + Duration::from_secs(5);
-    if !drain.termination_grace.is_zero() && drain.termination_grace < takes {
-        tracing::warn!(
-            "a drain takes up to {takes:?}, and the platform kills after {:?}: raise its grace period, or shorten [drain]",
-            drain.termination_grace
-        );
-    }
 }
 
 fn taken(door: &str, address: SocketAddr, error: &std::io::Error) -> String {

@@ -18,6 +18,7 @@ mod encoded;
 mod events;
 mod followers;
 mod history;
+mod leave;
 mod mend;
 #[cfg(test)]
 mod model_test;
@@ -59,6 +60,7 @@ pub use delivery::Delivery;
 pub use encoded::Format;
 pub use events::EventStream;
 pub use history::History;
+pub use leave::Leave;
 pub use reservation::Reservation;
 pub use router::{ACCEPT_TIMEOUT, Router};
 pub use session::Acks;

@@ -340,6 +340,8 @@ impl Shard {
         self.hub.metrics.handshakes.inc();
         state.flush(key);
         state.rearm(key);
+        // Admitted while the others leave already, it leaves with them.
+        state.draw_moment(key);
         // The holds look at the state when they go.
         drop(state);
         drop((inbox, channels));
@@ -400,6 +402,7 @@ impl Shard {
                 now + ticks(Duration::from_millis(left)).max(1)
             }),
             slot: 0,
+            told_to_leave: false,
             errors: 0,
             frames: (rate > 0 && !asked.is_echo() && !asked.format.is_events())
                 .then(|| Box::new(Bucket::new(rate, Instant::now()))),

@@ -12,6 +12,7 @@ use super::Hub;
 use super::close::CloseReason;
 use super::cursors::Cursors;
 use super::followers::Followers;
+use super::leave::Leaving;
 use super::outbox::{OutboxPool, Unsettled, no_slices};
 use super::session::{Acks, Phase, Session, SessionKey, Transport};
 use super::wheel::{Tick, Wheel, ticks};
@@ -45,6 +46,8 @@ pub(super) struct State {
     pub(super) pool: OutboxPool,
     pub(super) pong_timeout: Tick,
     message_timeout: Tick,
+    /// The drain, while there is one.
+    pub(super) leaving: Option<Leaving>,
     /// Sessions that the shard's loop must wait for: their sockets are full.
     pub(super) stalled: Vec<SessionKey>,
     /// What was written and queued since it was last settled.
@@ -60,6 +63,7 @@ impl State {
             hub,
             index,
             began,
+            leaving: None,
             slots: Vec::new(),
             free: Vec::new(),
             followers: HashMap::new(),
@@ -115,6 +119,9 @@ impl State {
     }
 
     pub(super) fn insert(&mut self, key: SessionKey, session: Session) {
+        if session.format.is_events() {
+            self.hub.metrics.event_streams.inc();
+        }
         self.slots[key.slot as usize].session = Some(Box::new(session));
         self.hub.metrics.connections.inc();
     }
@@ -232,7 +239,10 @@ impl State {
                 let _ = SockRef::from(&**stream).set_linger(Some(Duration::ZERO));
             }
             Transport::Socket(_) => {}
-            Transport::Events(events) => events.wake(),
+            Transport::Events(events) => {
+                self.hub.metrics.event_streams.dec();
+                events.wake();
+            }
         }
         self.unsettled.outbox_bytes -= session.outbox.bytes() as i64;
         self.settle();
@@ -360,8 +370,9 @@ impl State {
     /// Sees to it that the wheel comes when the session is due next.
     pub(super) fn rearm(&mut self, key: SessionKey) {
         let (pong_timeout, message_timeout) = (self.pong_timeout, self.message_timeout);
+        let held = self.is_held();
         let Some(session) = self.get(key) else { return };
-        if let Some(due) = session.next_due(pong_timeout, message_timeout)
+        if let Some(due) = session.next_due(pong_timeout, message_timeout, held)
             && (session.armed == 0 || due < session.armed)
         {
             session.armed = due;
@@ -372,6 +383,7 @@ impl State {
     /// The wheel came for a session: do what is due.
     pub(super) fn due(&mut self, key: SessionKey, armed: Tick, now: Tick) {
         let (pong_timeout, message_timeout) = (self.pong_timeout, self.message_timeout);
+        let held = self.is_held();
         let Some(session) = self.get(key) else { return };
         if session.armed != armed {
             // It was armed anew for an earlier moment since.
@@ -390,12 +402,12 @@ impl State {
             {
                 return self.close(key, CloseReason::TooSlow, None);
             }
-            Phase::Open if session.slot > 0 && session.slot <= now => {
-                return self.close(key, CloseReason::Restart, None);
+            Phase::Open if session.slot > 0 && session.slot <= now && !held => {
+                return self.make_leave(key);
             }
             Phase::Open
                 if session
-                    .next_due(pong_timeout, message_timeout)
+                    .next_due(pong_timeout, message_timeout, held)
                     .is_some_and(|due| due <= now) =>
             {
                 if session.format.is_events() {
