@@ -91,6 +91,16 @@ class Child:
             return False
         return True
 
+    def terminate(self):
+        """Asks it to end, and waits until it has, well."""
+        self._process.terminate()
+        try:
+            code = self._process.wait(timeout=DEADLINE)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{self.name} did not end within {DEADLINE} s of a SIGTERM") from None
+        if code != 0:
+            raise Failed(f"{self.name} ended with {code}{self._complaints()}")
+
     def kill(self):
         """Ends it and its children, now."""
         if self._process.poll() is None:

@@ -9,9 +9,10 @@ from children import DEADLINE, Child, Failed
 class Gateway:
     """`tidings dev` on free loopback ports, which it keeps over a restart. `options` are further flags of its own."""
 
-    def __init__(self, binary, *options):
+    def __init__(self, binary, *options, service="127.0.0.1:0"):
         self._command = [binary, "dev", "--json", *options]
-        self.public = self.service = self.admin = "127.0.0.1:0"
+        self.public = self.admin = "127.0.0.1:0"
+        self.service = service
         self.start()
 
     def start(self):
@@ -27,6 +28,10 @@ class Gateway:
         """As a crash does."""
         self._process.kill()
 
+    def leave(self):
+        """As a deploy does: it drains."""
+        self._process.terminate()
+
     def is_ready(self):
         """Whether it says so."""
         return request(self.admin, "GET", "/readyz", None, {})[0] == 200
@@ -40,6 +45,20 @@ class Gateway:
     def env(self):
         """What the examples read."""
         return {"TIDINGS_ADDR": self.service, "TIDINGS_API_KEY": self.key}
+
+    def calls(self, method):
+        """How many calls of a method it answered well."""
+        _, text = request(self.admin, "GET", "/metrics", None, {})
+        counted = f'tidings_calls_total{{method="{method}",code="OK"}}'
+        return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(counted))
+
+    def history(self, address):
+        """What is kept of an address's messages, the oldest first."""
+        headers = {"Authorization": f"Bearer {self.key}"}
+        status, text = request(self.service, "GET", f"/v1/history?address={address}&limit=100", None, headers)
+        if status != 200:
+            raise Failed(f"history of {address}: {status} {text}")
+        return json.loads(text)["entries"]
 
     def post(self, path, body):
         """Calls the service door; the answer's JSON."""

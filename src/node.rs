@@ -16,7 +16,7 @@ use crate::doors::config::DEVELOPMENT_KEY;
 use crate::doors::public::{Playground, Public};
 use crate::doors::service::{Api, ApiKeys};
 use crate::doors::{admin, service};
-use crate::fleet::{Drain, Health, Phase, hold_lease};
+use crate::fleet::{Doors, Drain, Health, Phase, Registrar, hold_lease};
 use crate::hub::{Hub, HubParts, Intake, Namespaces, ShardThreads};
 use crate::model::{NodeId, Secret};
 use crate::sources;
@@ -37,6 +37,9 @@ const HURRIED_CALLS: Duration = Duration::from_secs(1);
 
 /// How long those who take events from streams have to confirm them when the node leaves.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
+
+/// How long the node's end waits for its discovery to know.
+const DISCOVERY: Duration = Duration::from_secs(1);
 
 /// What a node bound.
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +116,8 @@ pub struct Node {
     shards: ShardThreads,
     links: Links,
     tasks: JoinSet<()>,
+    /// Keeps the node registered, and ends once it is taken out.
+    discovery: JoinSet<()>,
 }
 
 impl Node {
@@ -233,6 +238,10 @@ impl Node {
             true => None,
             false => Some(Arc::new(ApiKeys::new(&config.api_keys)?)),
         };
+        let mut discovery = JoinSet::new();
+        if let Some(registrar) = registrar(&config, &addresses, &hub, &health)? {
+            discovery.spawn(registrar.run());
+        }
         let leases = links.leases.clone();
         let drain = Drain::new(config.drain, hub.clone(), health.clone(), leases);
         let drain = Arc::new(drain);
@@ -267,6 +276,7 @@ impl Node {
             shards,
             links,
             tasks,
+            discovery,
         })
     }
 
@@ -295,10 +305,15 @@ impl Node {
     /// everyone where no other node could take them. Without sessions it leaves at once. When `now` comes, sessions are
     /// closed at once and calls in flight have 1 s.
     pub async fn leave(mut self, now: impl Future<Output = ()>) {
-        tracing::info!(connections = self.connections(), "draining");
+        self.drain.begin();
         tokio::pin!(now);
+        // Nobody is sent here any more before the doors close, also where there is nobody to wait for.
+        let waited = async {
+            let out = tokio::time::timeout(DISCOVERY, self.discovery.join_next());
+            let _ = tokio::join!(out, self.drain.deregister());
+        };
         let mut hurried = tokio::select! {
-            () = self.drain.deregister() => false,
+            () = waited => false,
             () = &mut now => true,
         };
         self.hub.router.stop_accepting().await;
@@ -328,6 +343,7 @@ impl Node {
         let shards = self.shards;
         let _ = tokio::task::spawn_blocking(move || shards.join()).await;
         self.tasks.shutdown().await;
+        self.discovery.shutdown().await;
         let incarnation = format!("{:012x}", self.hub.incarnation);
         let released = self.links.leases.release(incarnation);
         // A backplane that is away lets the lease lapse.
@@ -365,6 +381,33 @@ fn told(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + use<> {
         // An error means that the node is gone: stop too.
         let _ = stop.wait_for(|stop| *stop).await;
     }
+}
+
+/// Who keeps the node registered, if it is to be.
+fn registrar(
+    config: &Config,
+    addresses: &Addresses,
+    hub: &Arc<Hub>,
+    health: &Arc<Health>,
+) -> Result<Option<Registrar>, String> {
+    let Some(consul) = &config.consul else {
+        return Ok(None);
+    };
+    let doors = Doors {
+        public: addresses.public,
+        service: addresses.service,
+        probe: addresses.probe.unwrap_or(addresses.admin),
+    };
+    let free = {
+        let hub = hub.clone();
+        move || {
+            let taken = hub.admission.connections() as f64 / hub.admission.connections_max() as f64;
+            1.0 - taken.max(hub.load())
+        }
+    };
+    let (health, metrics) = (health.clone(), hub.metrics.consul.clone());
+    let registrar = Registrar::new(consul, doors, &hub.node.to_string(), health, free, metrics);
+    registrar.map(Some)
 }
 
 fn playground(routes: &axum::Router, addresses: &Addresses, id: &NodeId) -> Playground {

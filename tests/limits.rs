@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::support::process::{FREE, serving};
 use crate::support::{connect, next, next_of, node, node_with, refused, say, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,41 +84,14 @@ async fn headers_over_the_limit_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_descriptors_the_connections_live_and_new_ones_come_in_once_some_are_free() {
-    use tokio::io::{AsyncBufReadExt as _, BufReader};
     // The limit is the child's own; it leaves room for about forty connections.
     let run = format!(
-        "ulimit -n 80; exec {} dev --json --set limits.connections=1000 --set limits.handshake_timeout=1s \
-         --set public.listen=127.0.0.1:0 --set service.listen=127.0.0.1:0 --set admin.listen=127.0.0.1:0",
-        env!("CARGO_BIN_EXE_tidings")
+        "ulimit -n 80; exec {} {} --set limits.connections=1000 --set limits.handshake_timeout=1s",
+        env!("CARGO_BIN_EXE_tidings"),
+        FREE.join(" ")
     );
-    let mut child = tokio::process::Command::new("sh")
-        .args(["-c", &run])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("a shell");
-    let mut line = String::new();
-    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-    stdout.read_line(&mut line).await.expect("a line");
-    let bound: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-    let address = |door: &str| {
-        bound[door]
-            .as_str()
-            .expect("there")
-            .parse()
-            .expect("an address")
-    };
-    let node = crate::support::TestNode {
-        at: tidings::node::Addresses {
-            public: address("public"),
-            service: address("service"),
-            admin: address("admin"),
-            probe: None,
-        },
-        node: None,
-        http: reqwest::Client::new(),
-    };
+    let mut command = tokio::process::Command::new("sh");
+    let (_child, node) = serving(command.args(["-c", &run])).await;
     let (mut living, _) = node.join("42", "").await;
     // Both ends of the service door's connection are there already; these take what is left.
     let mut idle = Vec::new();
@@ -138,4 +112,20 @@ async fn without_descriptors_the_connections_live_and_new_ones_come_in_once_some
     let (mut late, _) = node.join("43", "").await;
     node.push("43", json!("welcome back")).await;
     assert_eq!(next(&mut late).await["data"], "welcome back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_takes_all_the_descriptors_that_it_may() {
+    // The soft limit is what shells and systemd give; up to the hard one a process may take what it needs.
+    let run = format!(
+        "ulimit -Sn 64; exec {} {} --set limits.connections=1000",
+        env!("CARGO_BIN_EXE_tidings"),
+        FREE.join(" ")
+    );
+    let mut command = tokio::process::Command::new("sh");
+    let (_child, node) = serving(command.args(["-c", &run])).await;
+    let mut sockets = Vec::new();
+    for user in 0..100 {
+        sockets.push(node.join(&format!("u{user}"), "").await);
+    }
 }

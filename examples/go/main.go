@@ -2,7 +2,8 @@
 //
 //	go run . --user 42 --order 1001
 //
-// TIDINGS_ADDR is the service door of any node (127.0.0.1:8081 if unset), TIDINGS_API_KEY a key with the scope push.
+// TIDINGS_ADDR is the service door of any node (127.0.0.1:8081 if unset), or dns:///a.name:8081 for all the nodes that the
+// name has addresses of; TIDINGS_API_KEY a key with the scope push.
 package main
 
 import (
@@ -25,22 +26,29 @@ func main() {
 	log.SetFlags(0)
 	user := flag.String("user", "42", "whom to tell")
 	order := flag.Int("order", 1001, "the order that was shipped")
+	times := flag.Int("times", 1, "how many orders, one after another, each with the next number")
+	every := flag.Duration("every", 0, "the pause between two of them")
 	flag.Parse()
 
-	// Plain text, as inside a private network. Across any other: credentials.NewTLS.
+	// Plain text, as inside a private network. Across any other: credentials.NewTLS. With round_robin the calls go to every
+	// node that the address stands for, and past one that is away; without it all of them go to one.
 	conn, err := grpc.NewClient(env("TIDINGS_ADDR", "127.0.0.1:8081"),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`))
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer conn.Close()
 
-	shipped := event{Order: *order, State: "shipped"}
-	answer, err := push(tidings.NewNotificationClient(conn), *user, shipped)
-	if err != nil {
-		log.Fatalf("order %d: %v", *order, err)
+	client := tidings.NewNotificationClient(conn)
+	for number := *order; number < *order+*times; number++ {
+		answer, err := push(client, *user, event{Order: number, State: "shipped"})
+		if err != nil {
+			log.Fatalf("order %d: %v", number, err)
+		}
+		fmt.Printf("%s message=%s connections=%d\n", answer.Status, answer.MessageId, answer.LocalConnections)
+		time.Sleep(*every)
 	}
-	fmt.Printf("%s message=%s connections=%d\n", answer.Status, answer.MessageId, answer.LocalConnections)
 }
 
 // event is what the customer's page gets, as JSON.

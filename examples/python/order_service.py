@@ -3,7 +3,8 @@
     pip install -r requirements.txt
     python order_service.py --user 42 --order 1001
 
-TIDINGS_ADDR is the service door of any node (127.0.0.1:8081 if unset), TIDINGS_API_KEY a key with the scope push.
+TIDINGS_ADDR is the service door of any node (127.0.0.1:8081 if unset), or dns:///a.name:8081 for all the nodes that the name
+has addresses of; TIDINGS_API_KEY a key with the scope push.
 """
 
 import argparse
@@ -30,8 +31,10 @@ def main():
     parser.add_argument("--order", type=int, default=1001, help="the order that was shipped")
     args = parser.parse_args()
 
-    # Plain text, as inside a private network. Across any other: grpc.secure_channel.
-    with grpc.insecure_channel(os.environ.get("TIDINGS_ADDR", "127.0.0.1:8081")) as channel:
+    # Plain text, as inside a private network. Across any other: grpc.secure_channel. With round_robin the calls go to every
+    # node that the address stands for, and past one that is away.
+    spread = [("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')]
+    with grpc.insecure_channel(os.environ.get("TIDINGS_ADDR", "127.0.0.1:8081"), options=spread) as channel:
         stub = tidings_pb2_grpc.NotificationStub(channel)
         try:
             answer = push(stub, args.user, {"order": args.order, "state": "shipped"})

@@ -58,7 +58,7 @@ pub(super) async fn dial(url: &str, ticket: &str, cacert: Option<&Path>) -> Resu
 }
 
 /// What the client trusts: the certificates of a file, or the system's.
-fn trusting(cacert: Option<&Path>) -> Result<ClientConfig, Failure> {
+pub(super) fn trusting(cacert: Option<&Path>) -> Result<ClientConfig, Failure> {
     let mut roots = RootCertStore::empty();
     match cacert {
         Some(path) => {

@@ -3,6 +3,7 @@
 mod call;
 mod config;
 mod dial;
+mod doctor;
 mod exit;
 mod history;
 mod listen;
@@ -41,6 +42,8 @@ enum Command {
     Publish(call::PublishArgs),
     /// Connects as a user and prints what comes, reconnecting.
     Listen(listen::ListenArgs),
+    /// Connects as a client through whatever stands between, and says what it does to connections.
+    Doctor(doctor::DoctorArgs),
     /// Lists the nodes of the cluster.
     Nodes(nodes::NodesArgs),
     /// Lists who subscribes to a channel, on all nodes.
@@ -75,6 +78,7 @@ pub fn run() -> ExitCode {
         Command::Push(args) => call::push(args),
         Command::Publish(args) => call::publish(args),
         Command::Listen(args) => listen::listen(args),
+        Command::Doctor(args) => doctor::doctor(args),
         Command::Nodes(args) => nodes::nodes(args),
         Command::Presence(args) => presence::presence(args),
         Command::History(args) => history::history(args),

@@ -4,6 +4,7 @@ use super::Run;
 use super::exit::{Failure, block_on, say};
 use crate::config::{Config, Mode, Sources, load};
 use crate::doors::config::DEVELOPMENT_KEY;
+use crate::hub::raise_descriptor_limit;
 use crate::node::{Addresses, Node};
 use crate::telemetry::logs;
 
@@ -27,6 +28,7 @@ fn run(args: Run, mode: Mode) -> Result<(), Failure> {
     }
     config.check(mode).map_err(Failure::usage)?;
     logs::init(&config.log);
+    raise_descriptor_limit();
     block_on(async {
         let mut terminate =
             signal(SignalKind::terminate()).map_err(|e| Failure::failed(e.to_string()))?;

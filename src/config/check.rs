@@ -21,6 +21,7 @@ impl Config {
         problems.extend(self.backplane.check().err());
         problems.extend(self.tickets.check().err());
         problems.extend(self.jwt.as_ref().and_then(|jwt| jwt.check().err()));
+        problems.extend(self.check_consul().err());
         let sources = self.sources.iter();
         problems.extend(sources.filter_map(|source| source.check(&self.backplane).err()));
         problems.extend(self.check_names());
@@ -121,6 +122,14 @@ impl Config {
             .into_iter()
             .filter(|(_, time)| *time > TIME_MAX)
             .map(|(key, _)| format!("{key} must be at most \"1day\""))
+    }
+
+    fn check_consul(&self) -> Result<(), String> {
+        let Some(consul) = &self.consul else {
+            return Ok(());
+        };
+        let probe = self.probe.as_ref().map(|probe| probe.listen);
+        consul.check(probe.unwrap_or(self.admin.listen).ip())
     }
 
     fn check_names(&self) -> Vec<String> {

@@ -11,6 +11,7 @@ use toml::{Table, Value};
 use super::{Config, NodeConfig};
 use crate::backplane::{BackplaneConfig, BackplaneUrl};
 use crate::doors::config::{ApiKeyConfig, ProbeConfig, PublicConfig, Scope};
+use crate::fleet::ConsulConfig;
 use crate::hub::{Namespace, PublishRule, SubscribeRule};
 use crate::model::{ChannelName, Secret};
 use crate::sources::{Patience, Pointer, SourceConfig, SourceKind};
@@ -131,6 +132,21 @@ fn filled() -> Config {
         inbox: Default::default(),
         heartbeat: Default::default(),
         drain: Default::default(),
+        consul: Some(ConsulConfig {
+            url: String::new(),
+            token: Some(Secret::new("")),
+            token_file: Some("x".into()),
+            ca_file: Some("x".into()),
+            cert_file: Some("x".into()),
+            key_file: Some("x".into()),
+            service: String::new(),
+            service_door: String::new(),
+            address: text(),
+            check_interval: Duration::ZERO,
+            deregister_after: Duration::ZERO,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+        }),
         limits: Default::default(),
         hub: Default::default(),
         log: Default::default(),

@@ -267,6 +267,15 @@ fn to_table(config: &Config) -> Result<Table, String> {
     ) {
         shown.insert("key".into(), real.expose().into());
     }
+    if let (Some(Value::Table(shown)), Some(real)) = (
+        table.get_mut("consul"),
+        config
+            .consul
+            .as_ref()
+            .and_then(|consul| consul.token.as_ref()),
+    ) {
+        shown.insert("token".into(), real.expose().into());
+    }
     Ok(table)
 }
 

@@ -17,7 +17,7 @@ pub use load::{Sources, load};
 
 use crate::backplane::BackplaneConfig;
 use crate::doors::config::{AdminConfig, ApiKeyConfig, ProbeConfig, PublicConfig, ServiceConfig};
-use crate::fleet::DrainConfig;
+use crate::fleet::{ConsulConfig, DrainConfig};
 use crate::hub::{HeartbeatConfig, HubConfig, InboxConfig, Limits, Namespace};
 use crate::sources::SourceConfig;
 use crate::telemetry::LogConfig;
@@ -57,6 +57,9 @@ pub struct Config {
     pub heartbeat: HeartbeatConfig,
     /// How the node leaves.
     pub drain: DrainConfig,
+    /// Where the node registers; left out = nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consul: Option<ConsulConfig>,
     /// Every limit.
     pub limits: Limits,
     /// Shards and writes.

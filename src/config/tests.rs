@@ -319,6 +319,7 @@ fn the_sample_has_every_key() {
         "jwt.key_file",
         "jwt.jwks_file",
         "jwt.algorithm",
+        "consul.token",
         "sources.channel",
     ];
     for key in known().keys() {

@@ -53,18 +53,26 @@ impl Default for DrainConfig {
 }
 
 impl DrainConfig {
-    /// The longest time from the signal to the end of the process, unless `spread` has to be stretched.
+    /// The longest time from the signal to the end of the process where other nodes are ready, unless `spread` has to be
+    /// stretched.
     pub fn takes(&self) -> Duration {
-        self.deregister_delay + self.wait + self.spread + AFTER + self.grace + MARGIN
+        self.deregister_delay + self.spread + AFTER + self.grace + MARGIN
     }
 
-    /// Warns where the platform would kill earlier.
+    /// Warns where the platform kills before that, or before the node has waited as long as it would.
     pub fn warn_if_killed_early(&self) {
-        let takes = self.takes();
-        if !self.termination_grace.is_zero() && self.termination_grace < takes {
+        let (takes, patience) = (self.takes(), self.termination_grace);
+        if patience.is_zero() {
+            return;
+        }
+        if patience < takes {
             tracing::warn!(
-                "a drain takes up to {takes:?}, and the platform kills after {:?}: raise its grace period, or shorten [drain]",
-                self.termination_grace
+                "a drain takes up to {takes:?}, and the platform kills after {patience:?}: raise its grace period, or shorten [drain]"
+            );
+        } else if patience < takes + self.wait {
+            tracing::info!(
+                "a drain waits at most {:?} for another node, and not [drain] wait, since the platform kills after {patience:?}",
+                patience - takes
             );
         }
     }
@@ -138,10 +146,15 @@ impl Drain {
         }
     }
 
-    /// The drain begins: readiness goes red. Doors accept on until `deregister_delay` is over or nobody is connected.
-    pub async fn deregister(&self) {
+    /// The drain begins: readiness goes red.
+    pub fn begin(&self) {
         let _ = self.began.set(Instant::now());
         self.health.enter(Phase::Draining);
+        tracing::info!(connections = self.connections(), "draining");
+    }
+
+    /// Doors accept on until `deregister_delay` is over or nobody is connected.
+    pub async fn deregister(&self) {
         // Who was there when it began is remembered: such a fleet is worth waiting for.
         let empty = self.until_empty(self.config.deregister_delay);
         tokio::join!(empty, self.others());

@@ -164,6 +164,19 @@ impl Admission {
     }
 }
 
+/// Raises this process's soft limit of descriptors to the hard one. Shells and systemd begin with 1,024, for programs that
+/// use `select`; we do not.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // Where it is refused the old one stays.
+    let _ = setrlimit(Resource::Nofile, raised);
+}
+
 fn descriptor_limit() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit

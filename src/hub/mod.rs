@@ -49,7 +49,7 @@ use crate::model::{Address, NodeId};
 use crate::telemetry::Metrics;
 use crate::tickets::ResumeTickets;
 
-pub use admission::{Admission, Bucket, NoPlace, PlaceGuard};
+pub use admission::{Admission, Bucket, NoPlace, PlaceGuard, raise_descriptor_limit};
 pub use answer::{Accepted, Applied, BroadcastAccepted, Draft, Refusal, Status};
 pub use close::CloseReason;
 pub use config::{
@@ -64,7 +64,7 @@ pub use leave::Leave;
 pub use reservation::Reservation;
 pub use router::{ACCEPT_TIMEOUT, Router};
 pub use session::Acks;
-pub use shard::{Asked, NotAdmitted, Prepared, Shard};
+pub use shard::{Asked, NotAdmitted, Prepared, SILENT_MAX, Shard};
 pub use threads::{ShardSeat, ShardThreads};
 
 /// What the shards of a node share; read only, but for counters.

@@ -53,10 +53,15 @@ pub struct Asked {
     pub format: Format,
     /// Pings are frames of the wire.
     pub ping_frame: bool,
+    /// No heartbeats, for [`SILENT_MAX`] at most: it measures how long what stands between lets a silent link live.
+    pub silent: bool,
     /// Sends every message back (test builds).
     #[cfg(feature = "echo")]
     pub echo: bool,
 }
+
+/// How long a session without heartbeats may last: a client that is gone is not found out before.
+pub const SILENT_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// Why a session was not admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -293,7 +298,10 @@ impl Shard {
             session.told = start(&inbox).map_or(u64::MAX, |start| start.offset);
         }
         self.join(&mut state, key, inbox.0.address.clone(), start(&inbox));
-        let heartbeat = self.hub.heartbeat.interval.as_secs();
+        let heartbeat = match asked.silent {
+            true => 0,
+            false => self.hub.heartbeat.interval.as_secs(),
+        };
         let device = grant.device.as_ref();
         if asked.format.is_events() {
             state.push_retry(key);
@@ -338,6 +346,9 @@ impl Shard {
             );
         }
         self.hub.metrics.handshakes.inc();
+        if asked.silent {
+            self.hub.metrics.silent.inc();
+        }
         state.flush(key);
         state.rearm(key);
         // Admitted while the others leave already, it leaves with them.
@@ -363,7 +374,10 @@ impl Shard {
         places: (PlaceGuard, Option<UserPlaceGuard>),
     ) -> Session {
         let now = state.wheel.tick(Instant::now());
-        let interval = ticks(self.hub.heartbeat.interval);
+        let interval = match asked.silent {
+            true => 0,
+            false => ticks(self.hub.heartbeat.interval),
+        };
         let rate = self.hub.limits.client_frames_per_second;
         let lineage = reservation.lineage(grant);
         Session {
@@ -397,10 +411,13 @@ impl Shard {
             unfinished: 0,
             interval: interval.saturating_sub(rand::random_range(0..=interval / 5)),
             armed: 0,
-            ends: lineage.ends.map_or(0, |ends| {
-                let left = ends.saturating_sub(self.hub.resume.now());
-                now + ticks(Duration::from_millis(left)).max(1)
-            }),
+            ends: {
+                let left = |ends: u64| ends.saturating_sub(self.hub.resume.now());
+                let left = lineage.ends.map(|ends| Duration::from_millis(left(ends)));
+                let most = asked.silent.then_some(SILENT_MAX);
+                let first = left.into_iter().chain(most).min();
+                first.map_or(0, |first| now + ticks(first).max(1))
+            },
             slot: 0,
             told_to_leave: false,
             errors: 0,

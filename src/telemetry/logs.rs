@@ -1,3 +1,4 @@
+use std::error::Error;
 use std::io::IsTerminal as _;
 
 use tracing::Level;
@@ -40,6 +41,18 @@ pub fn filter(level: LogLevel) -> Targets {
     Targets::new()
         .with_default(LevelFilter::WARN)
         .with_target("tidings", level)
+}
+
+/// An error and its causes on one line: the first alone often says no more than "error sending request".
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

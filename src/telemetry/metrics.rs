@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::SourceMetrics;
+use super::{ConsulMetrics, SourceMetrics};
 use crate::model::Address;
 
 /// One label with a fixed set of values.
@@ -169,6 +169,8 @@ pub struct Metrics {
     pub outbox_bytes: Gauge,
     /// Sessions closed because they did not read.
     pub slow_consumers: Counter,
+    /// Sessions that asked for no heartbeats.
+    pub silent: Counter,
     /// From the acceptance of a message to the answer: every outbox of this node has it.
     pub push_seconds: Histogram,
     /// Calls at the service door.
@@ -197,6 +199,8 @@ pub struct Metrics {
     pub streams: StreamMetrics,
     /// Topics as a way in.
     pub sources: SourceMetrics,
+    /// Consul.
+    pub consul: ConsulMetrics,
 }
 
 impl Default for Metrics {
@@ -220,6 +224,8 @@ impl Metrics {
         streams.register(&mut registry);
         let sources = SourceMetrics::default();
         sources.register(&mut registry);
+        let consul = ConsulMetrics::default();
+        consul.register(&mut registry);
         Self {
             streams,
             connections: metric!("connections", "Open sessions", Gauge::default()),
@@ -254,6 +260,11 @@ impl Metrics {
             slow_consumers: metric!(
                 "slow_consumers",
                 "Sessions closed because they did not read",
+                Counter::default()
+            ),
+            silent: metric!(
+                "silent_connections",
+                "Sessions that asked for no heartbeats",
                 Counter::default()
             ),
             push_seconds: metric!(
@@ -344,6 +355,7 @@ impl Metrics {
                 ),
             },
             sources,
+            consul,
             client_errors: metric!("client_errors", "Bad client frames", Family::default()),
             registry: std::sync::Arc::new(registry),
         }

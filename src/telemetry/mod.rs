@@ -1,5 +1,6 @@
 //! What a node tells about itself: structured logs and metrics.
 
+mod consul;
 /// Structured logs.
 pub mod logs;
 mod metrics;
@@ -7,6 +8,7 @@ mod sources;
 
 use serde::{Deserialize, Serialize};
 
+pub use consul::ConsulMetrics;
 pub use metrics::{BackplaneMetrics, Call, Closed, Metrics, Reason};
 pub use sources::{SourceMetrics, StreamEvent};
 

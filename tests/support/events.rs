@@ -24,10 +24,20 @@ impl Events {
         query: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, (u16, Value)> {
-        let mut request = node
-            .http
-            .get(format!("http://{}/sse?{query}", node.at.public))
-            .header("accept", "text/event-stream");
+        let url = format!("http://{}/sse?{query}", node.at.public);
+        let events = Self::at(&node.http, &url, headers).await?;
+        assert_eq!(events.header("cache-control"), Some("no-store"));
+        assert_eq!(events.header("x-accel-buffering"), Some("no"));
+        Ok(events)
+    }
+
+    /// Asks for events at a URL: a proxy's.
+    pub async fn at(
+        http: &reqwest::Client,
+        url: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, (u16, Value)> {
+        let mut request = http.get(url).header("accept", "text/event-stream");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -38,8 +48,6 @@ impl Events {
             return Err((status, serde_json::from_str(&body).unwrap_or_default()));
         }
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        assert_eq!(response.headers()["cache-control"], "no-store");
-        assert_eq!(response.headers()["x-accel-buffering"], "no");
         Ok(Self {
             response,
             text: String::new(),

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use serde_json::Value;
 use tokio::task::JoinHandle;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::{Socket, until};
+use super::until;
 
 #[derive(Default)]
 struct State {
@@ -31,7 +31,10 @@ impl Drop for Heard {
 
 impl Heard {
     /// From here on, over an open connection.
-    pub fn on(mut socket: Socket) -> Self {
+    pub fn on<S>(mut socket: S) -> Self
+    where
+        S: Stream<Item = Result<Message, Error>> + Unpin + Send + 'static,
+    {
         let state = Arc::new(Mutex::new(State::default()));
         let shared = state.clone();
         let task = tokio::spawn(async move {

@@ -1,10 +1,14 @@
 //! A node on free ports that stops on drop, and clients that are not ours.
 
 pub mod chaos;
+pub mod consul;
+pub mod dns;
 pub mod events;
 pub mod fleet;
 pub mod heard;
 pub mod ports;
+pub mod process;
+pub mod proxy;
 pub mod redis;
 pub mod resp;
 
@@ -226,7 +230,10 @@ where
 }
 
 /// The next frame of the wire; pings of the protocol are passed over.
-pub async fn next(socket: &mut Socket) -> Value {
+pub async fn next<S>(socket: &mut S) -> Value
+where
+    S: Stream<Item = Result<Message, Error>> + Unpin,
+{
     loop {
         match next_message(socket).await {
             Some(Message::Text(text)) => return serde_json::from_str(&text).expect("JSON"),
@@ -237,7 +244,10 @@ pub async fn next(socket: &mut Socket) -> Value {
 }
 
 /// The next frame of a type.
-pub async fn next_of(socket: &mut Socket, kind: &str) -> Value {
+pub async fn next_of<S>(socket: &mut S, kind: &str) -> Value
+where
+    S: Stream<Item = Result<Message, Error>> + Unpin,
+{
     loop {
         let frame = next(socket).await;
         if frame["type"] == kind {
@@ -247,7 +257,10 @@ pub async fn next_of(socket: &mut Socket, kind: &str) -> Value {
 }
 
 /// The close frame that ends a connection, after whatever came before it.
-pub async fn closed(socket: &mut Socket) -> CloseFrame {
+pub async fn closed<S>(socket: &mut S) -> CloseFrame
+where
+    S: Stream<Item = Result<Message, Error>> + Unpin,
+{
     loop {
         match next_message(socket).await {
             Some(Message::Close(Some(frame))) => return frame,

@@ -93,7 +93,7 @@ impl Handshake {
         for (key, value) in parameters(request)? {
             match (key.as_str(), value.as_str()) {
                 ("lastEventId", _) => last = last.or(Some(value)),
-                ("ping" | "refuse", _) | ("format", "raw") => {
+                ("ping" | "refuse" | "heartbeat", _) | ("format", "raw") => {
                     return Err(Refusal::new(
                         Kind::BadRequest,
                         format!("{key}={value} is for WebSockets; leave it out at /sse"),
@@ -131,16 +131,18 @@ impl Handshake {
             ("ack", "auto") => self.asked.acks = Some(Acks::Auto),
             ("ack", "client") => self.asked.acks = Some(Acks::Client),
             ("ping", "frame") => self.asked.ping_frame = true,
+            ("heartbeat", "off") => self.asked.silent = true,
             ("format", "raw") => self.asked.format = Format::Raw,
             ("format", "json") => {}
             ("ack", _) => return bad("ack must be auto or client".into()),
             ("refuse", _) => return bad("refuse must be close".into()),
             ("ping", _) => return bad("ping must be frame".into()),
+            ("heartbeat", _) => return bad("heartbeat must be off".into()),
             ("format", _) => return bad("format must be json or raw".into()),
             (other, _) => {
                 let other: String = other.chars().take(32).collect();
                 return bad(format!(
-                    "the query parameter {other:?} is not known; known are ticket, channels, device, since, ack, ping, format, refuse"
+                    "the query parameter {other:?} is not known; known are ticket, channels, device, since, ack, ping, heartbeat, format, refuse"
                 ));
             }
         }

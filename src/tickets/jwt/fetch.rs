@@ -1,10 +1,11 @@
-use std::error::Error;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode, Url, redirect};
 use tokio::io::AsyncReadExt as _;
+
+use crate::model::is_loopback;
+use crate::telemetry::logs::chain;
 
 /// How long a connection, and how long a whole fetch, may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,6 +35,7 @@ impl Fetch {
                 "must not hold a user or a password: it is shown in logs",
             ));
         }
+        let local = url.host_str().is_some_and(is_loopback);
         let mut builder = Client::builder()
             .timeout(timeout)
             .connect_timeout(timeout)
@@ -45,14 +47,14 @@ impl Fetch {
         if url.scheme() == "http" {
             // No TLS, so a container without root certificates will do.
             builder = builder.tls_certs_only([]);
-            if !is_loopback(&url) {
+            if !local {
                 tracing::warn!(
                     %url,
                     "[jwt] jwks_url is plain http: whoever can change what it answers can sign tokens; use https"
                 );
             }
         }
-        if is_loopback(&url) {
+        if local {
             builder = builder.no_proxy();
         }
         let client = builder.build().map_err(|e| {
@@ -138,23 +140,4 @@ fn within_limit(bytes: usize) -> Result<(), String> {
         ..=MAX_BYTES => Ok(()),
         _ => Err(format!("it is larger than {} KiB", MAX_BYTES >> 10)),
     }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    url.host_str().is_some_and(|host| {
-        let address = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    })
-}
-
-/// An error and its causes on one line: the first alone often says no more than "error sending request".
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

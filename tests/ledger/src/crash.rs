@@ -84,11 +84,7 @@ async fn within(binary: &Path, folder: &Path, crash: Crash) -> Result<bool> {
     let nodes = ["a", "b", "c"].map(|name| (name, binary));
     let limits = format!("[limits]\nhandshakes_per_second = {}\n", crash.budget);
     let mut scene = Scene::build(&nodes, folder, crash.load, limits).await?;
-    let clients = crash.load.clients();
-    println!(
-        "{:>9}  3 nodes behind HAProxy, {clients} clients are connected",
-        scene.now().to_string()
-    );
+    scene.gather().await?;
     scene.publish();
     // The first calls make the connections.
     sleep(Duration::from_secs(1)).await;
@@ -101,7 +97,7 @@ async fn within(binary: &Path, folder: &Path, crash: Crash) -> Result<bool> {
         at.to_string(),
         scene.nodes[KILLED].name
     );
-    let due = Duration::from_secs(clients as u64 / u64::from(crash.budget));
+    let due = Duration::from_secs(crash.load.clients() as u64 / u64::from(crash.budget));
     let settled = scene.settle(due * 4 + Duration::from_secs(60)).await?;
     println!("{:>9}  everyone is back", settled.to_string());
     let blow = Blow {

@@ -70,6 +70,12 @@ enum Run {
         /// Few clients and a brief drain, a minute in all: what CI runs
         #[arg(long, conflicts_with_all = ["clients", "stubborn"])]
         short: bool,
+        /// Begins when a third of the clients is there and the rest is coming
+        #[arg(long)]
+        early: bool,
+        /// Redis stands still for so many milliseconds while each node's clients go
+        #[arg(long, default_value_t = 0)]
+        freeze: u64,
     },
     /// Kills one of three nodes: how its clients come back, and what publishers notice
     Crash {
@@ -137,11 +143,15 @@ async fn main() -> ExitCode {
                 clients,
                 stubborn,
                 short,
+                early,
+                freeze,
             } => {
-                let roll = match short {
+                let mut roll = match short {
                     true => Roll::short(what.seed),
                     false => Roll::long(what.seed, clients, stubborn),
                 };
+                roll.early = early;
+                roll.freeze = Duration::from_millis(freeze);
                 roll::run(&what.binary(), roll).await
             }
             Run::Crash {

@@ -21,6 +21,10 @@ pub(crate) struct Roll {
     grace: Duration,
     /// Before the first, between two and after the last.
     calm: Duration,
+    /// Whether it begins when a third of the clients is there, and the rest is coming.
+    pub(crate) early: bool,
+    /// How long Redis stands still while each node's clients go.
+    pub(crate) freeze: Duration,
 }
 
 impl Roll {
@@ -39,6 +43,8 @@ impl Roll {
             spread: Duration::from_secs(30),
             grace: Duration::from_secs(5),
             calm: Duration::from_secs(5),
+            early: false,
+            freeze: Duration::ZERO,
         }
     }
 
@@ -57,6 +63,8 @@ impl Roll {
             spread: Duration::from_secs(5),
             grace: Duration::from_secs(2),
             calm: Duration::from_secs(1),
+            early: false,
+            freeze: Duration::ZERO,
         }
     }
 
@@ -95,12 +103,10 @@ async fn within(binary: &Path, folder: &Path, roll: Roll) -> Result<bool> {
     let began = Instant::now();
     let nodes = ["a", "b", "c"].map(|name| (name, binary));
     let mut scene = Scene::build(&nodes, folder, roll.load, roll.configuration()).await?;
-    println!(
-        "{:>9}  3 nodes behind HAProxy, {} clients that obey and {} that do not are connected",
-        scene.now().to_string(),
-        roll.load.obeying,
-        roll.load.stubborn,
-    );
+    match roll.early {
+        true => sleep(roll.load.arriving() / 3).await,
+        false => scene.gather().await?,
+    }
     scene.publish();
     sleep(roll.calm).await;
     let mut left = Vec::new();
@@ -124,7 +130,18 @@ async fn replace(scene: &mut Scene, at: usize, roll: &Roll) -> Result<(String, D
         "{:>9}  node {name} is told to leave",
         scene.now().to_string()
     );
-    let took = scene.nodes[at].leave(roll.most()).await?;
+    let pause = async {
+        if !roll.freeze.is_zero() {
+            sleep(roll.deregister_delay + roll.spread / 2).await;
+            scene.redis.freeze()?;
+            sleep(roll.freeze).await;
+            scene.redis.thaw()?;
+        }
+        Result::Ok(())
+    };
+    let (took, paused) = tokio::join!(scene.nodes[at].leave(roll.most()), pause);
+    paused?;
+    let took = took?;
     println!("{:>9}  node {name} has left", scene.now().to_string());
     scene.nodes[at].restart().await?;
     scene.haproxy.until(&name, true).await?;
@@ -134,6 +151,7 @@ async fn replace(scene: &mut Scene, at: usize, roll: &Roll) -> Result<(String, D
 
 fn judge(outcome: &Outcome, roll: &Roll) -> Verdict {
     let mut verdict = Verdict::default();
+    let report = &outcome.report;
     pushes(&mut verdict, outcome);
     let all = || outcome.clients.iter().flat_map(|(_, spans)| spans);
     let cut = all().filter(|span| span.end.is_some() && span.code.is_none());
@@ -150,6 +168,10 @@ fn judge(outcome: &Outcome, roll: &Roll) -> Verdict {
     for (end, count) in ends(all()) {
         verdict.figure(&format!("  ended: {end:.40}"), count);
     }
+    verdict.figure(
+        "connections that could not be had",
+        report.refused_connections,
+    );
     verdict
 }
 
@@ -202,4 +224,81 @@ fn stubborn(verdict: &mut Verdict, outcome: &Outcome) {
         "  without a connection, p50, p99, most",
         three(&mut blackouts),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::Report;
+    use crate::clock::Stamp;
+    use crate::publisher::Answers;
+
+    fn at(ms: u64) -> Stamp {
+        Stamp(ms * 1000)
+    }
+
+    fn span(welcome: u64, end: Option<u64>, code: Option<u16>, told: bool) -> Span {
+        Span {
+            welcome: at(welcome),
+            end: end.map(at),
+            code,
+            why: String::new(),
+            told,
+        }
+    }
+
+    /// What is broken in a roll in which one client that obeys had these connections, and one that does not had none.
+    fn broken(spans: Vec<Span>) -> Vec<String> {
+        let mut report = Report::default();
+        report.due = 1;
+        let outcome = Outcome {
+            report,
+            clients: vec![(true, spans), (false, Vec::new())],
+            answers: Answers::default(),
+            over: at(100_000),
+        };
+        judge(&outcome, &Roll::short(1)).broken()
+    }
+
+    #[test]
+    fn a_client_that_moved_before_its_old_connection_ended_is_as_promised() {
+        let moved = vec![
+            span(0, Some(5_010), Some(1000), true),
+            span(5_000, None, None, false),
+        ];
+        assert_eq!(broken(moved), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_node_that_closes_without_a_goaway_is_found() {
+        let closed = vec![
+            span(0, Some(5_000), Some(1012), false),
+            span(5_001, None, None, false),
+        ];
+        let found = [
+            "clients that obey and never moved",
+            "their connections that ended unasked",
+            "moves with a blackout",
+            "longest blackout of a client that obeys",
+        ];
+        assert_eq!(broken(closed), found);
+    }
+
+    #[test]
+    fn a_connection_that_was_cut_is_found_though_the_client_had_another() {
+        let cut = vec![
+            span(0, Some(5_010), None, true),
+            span(5_000, None, None, false),
+        ];
+        assert_eq!(broken(cut), ["closes with 1006"]);
+    }
+
+    #[test]
+    fn a_crowd_that_comes_faster_than_the_budget_is_found() {
+        let mut crowd: Vec<Span> = (0..200)
+            .map(|n| span(n, Some(n + 1_000), Some(1000), true))
+            .collect();
+        crowd.push(span(500, None, None, false));
+        assert_eq!(broken(crowd), ["welcomes in the busiest second"]);
+    }
 }

@@ -26,9 +26,16 @@ impl Verdict {
         self.promise(name, count, count == 0);
     }
 
+    /// The promises that were not kept.
+    pub(crate) fn broken(&self) -> Vec<String> {
+        let rows = self.rows.iter();
+        let broken = rows.filter(|(.., kept)| *kept == Some(false));
+        broken.map(|(name, ..)| name.clone()).collect()
+    }
+
     /// Prints it, with examples of what the checker found; whether every promise was kept.
     pub(crate) fn tell(&self, report: &Report, seed: u64) -> bool {
-        let good = self.rows.iter().all(|(.., kept)| *kept != Some(false));
+        let good = self.broken().is_empty();
         println!("\n{self}{}", report.found());
         let word = if good {
             "as promised"

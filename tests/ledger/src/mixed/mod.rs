@@ -75,6 +75,7 @@ async fn under_load(old: &Path, new: &Path, folder: &Path, seed: u64) -> Result<
     };
     let nodes = [(OLD, old), (NEW, new)];
     let mut scene = Scene::build(&nodes, folder, load, DRAIN.into()).await?;
+    scene.gather().await?;
     scene.publish();
     let mut left = Vec::new();
     for (at, (name, _)) in nodes.into_iter().enumerate() {

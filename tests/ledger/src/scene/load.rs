@@ -36,6 +36,11 @@ impl Load {
         self.obeying + self.stubborn
     }
 
+    /// How long the clients take to come.
+    pub(crate) fn arriving(&self) -> Duration {
+        Duration::from_secs(1) * self.clients() as u32 / self.arrivals_per_second.max(1)
+    }
+
     fn channels(&self) -> usize {
         self.clients().div_ceil(CHANNEL)
     }

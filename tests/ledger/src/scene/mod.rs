@@ -29,8 +29,8 @@ pub(crate) struct Scene {
     pub(crate) haproxy: HaProxy,
     pub(crate) crowd: Crowd,
     pub(crate) answers: Arc<Mutex<Answers>>,
+    pub(crate) redis: Redis,
     load: Load,
-    _redis: Redis,
 }
 
 /// What is known in the end.
@@ -44,7 +44,7 @@ pub(crate) struct Outcome {
 }
 
 impl Scene {
-    /// Builds it, and waits until every client is connected. `nodes` are names and binaries; `more` is what they are
+    /// Builds it, and has the clients begin to arrive. `nodes` are names and binaries; `more` is what they are
     /// configured with besides.
     pub(crate) async fn build(
         nodes: &[(&str, &Path)],
@@ -74,22 +74,32 @@ impl Scene {
             .map(|mover| ClientLog::new(mover.user.clone(), mover.follows()));
         let ledger = Arc::new(Ledger::new(logs.collect()));
         let mut crowd = Crowd::new(ledger);
-        let arriving = Duration::from_secs(1) * load.clients() as u32 / load.arrivals_per_second;
         for mover in movers {
             let ways = ways.clone();
             crowd.client(mover.follows(), |pen, order| mover.run(ways, pen, order));
-        }
-        if let Err(awaited) = crowd.settle(arriving + BOUND).await {
-            return Err(format!("not everyone could connect: {awaited}").into());
         }
         Ok(Self {
             nodes,
             haproxy,
             crowd,
             answers: Arc::default(),
+            redis,
             load,
-            _redis: redis,
         })
+    }
+
+    /// Waits until every client is connected.
+    pub(crate) async fn gather(&mut self) -> Result<()> {
+        let connected = self.crowd.settle(self.load.arriving() + BOUND).await;
+        connected.map_err(|awaited| format!("not everyone could connect: {awaited}"))?;
+        println!(
+            "{:>9}  {} nodes behind HAProxy, {} clients that obey and {} that do not are connected",
+            self.now().to_string(),
+            self.nodes.len(),
+            self.load.obeying,
+            self.load.stubborn,
+        );
+        Ok(())
     }
 
     /// Has the publishers begin.

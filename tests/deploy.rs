@@ -1,0 +1,45 @@
+//! What ships in `deploy/` fits what a node does by default. The chart and the manifests: scripts/kubernetes.
+
+use std::time::Duration;
+
+use tidings::fleet::DrainConfig;
+
+/// What a drain takes at most, as docs/operations.md says.
+fn drain() -> Duration {
+    let DrainConfig {
+        deregister_delay,
+        spread,
+        grace,
+        ..
+    } = DrainConfig::default();
+    deregister_delay + spread + grace + Duration::from_secs(5)
+}
+
+/// The whole seconds that follow a word in a file of `deploy/`.
+fn seconds_after(file: &str, word: &str) -> Duration {
+    let path = format!("{}/deploy/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).expect("it is there");
+    let (_, after) = text.split_once(word).expect("it says so");
+    let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
+    Duration::from_secs(digits.parse().expect("a number"))
+}
+
+#[test]
+fn every_platform_waits_for_the_whole_drain() {
+    for (file, word) in [
+        ("tidings.service", "TimeoutStopSec="),
+        ("compose.yaml", "stop_grace_period: "),
+        ("Dockerfile", "docker stop --time "),
+        (
+            "kubernetes/deployment.yaml",
+            "terminationGracePeriodSeconds: ",
+        ),
+    ] {
+        let waits = seconds_after(file, word);
+        assert!(
+            waits >= drain(),
+            "{file} waits {waits:?}, and a drain takes {:?}",
+            drain()
+        );
+    }
+}
