@@ -1,6 +1,10 @@
 //! A drain that nobody notices: sessions are told to go elsewhere before they are closed.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -8,13 +12,19 @@ use serde_json::{Value, json};
 use tidings::config::Config;
 use tidings::hub::{Namespace, PublishRule, SubscribeRule};
 use tidings::model::ChannelName;
+use tidings::proto::tidings::v1 as pb;
+use tidings::proto::tidings::v1::notification_client::NotificationClient;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
+use tonic::transport::Channel;
 
 use crate::support::events::Events;
 use crate::support::fleet::{all_ready, node_at, push_as};
+use crate::support::heard::Heard;
 use crate::support::redis::RedisServer;
-use crate::support::{DEADLINE, Socket, TestNode, closed, connect, next, next_of, say, until};
+use crate::support::{DEADLINE, KEY, Socket, TestNode, closed, connect, next, next_of, say, until};
 
 const FOREVER: Duration = Duration::from_secs(3600);
 
@@ -380,4 +390,194 @@ async fn a_drain_is_foreseen_and_begun_at_the_admin_door() {
     assert_eq!(answer.status(), 202);
     tokio::time::timeout(DEADLINE, asked).await.expect("asked");
     node.leave(std::future::ready(())).await;
+}
+
+/// Pushes by gRPC, one after another; what fails because the node leaves is tried at the other with the same key.
+async fn push_through(who: usize, at: [SocketAddr; 2], stop: Arc<AtomicBool>) -> Vec<String> {
+    let channel = async |at: SocketAddr| {
+        let endpoint = Channel::from_shared(format!("http://{at}")).expect("a URL");
+        NotificationClient::new(endpoint.connect_lazy())
+    };
+    let mut clients = [channel(at[0]).await, channel(at[1]).await];
+    let mut ids = Vec::new();
+    while !stop.load(Ordering::Acquire) {
+        let push = |n: usize| {
+            let push = pb::PushRequest {
+                user_id: "42".into(),
+                body: Some(pb::push_request::Body::Message(n.to_string())),
+                idempotency_key: format!("{who}-{n}"),
+                ..Default::default()
+            };
+            let mut request = tonic::Request::new(push);
+            let key = format!("Bearer {KEY}").parse().expect("a value");
+            request.metadata_mut().insert("authorization", key);
+            request
+        };
+        let mut answer = clients[0].push_notification(push(ids.len())).await;
+        if answer.is_err() {
+            answer = clients[1].push_notification(push(ids.len())).await;
+        }
+        ids.push(answer.expect("an answer").into_inner().message_id);
+    }
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_is_answered_while_the_service_door_closes() {
+    let redis = RedisServer::start().await;
+    let delay = |c: &mut Config| {
+        c.drain.grace = Duration::from_secs(1);
+        c.inbox.max_messages = 100_000;
+        c.inbox.max_bytes = 64 << 20;
+    };
+    let mut nodes = nodes(&redis.url(), &["a", "b"], delay).await;
+    let device = Heard::on(nodes[1].join("42", "").await.0);
+    let (_stays, _) = nodes[0].join("1", "").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let at = [nodes[0].at.service, nodes[1].at.service];
+    let pushers: Vec<_> = (0..4)
+        .map(|n| tokio::spawn(push_through(n, at, stop.clone())))
+        .collect();
+    until("calls are answered", async || device.count() > 50).await;
+    left(leave(&mut nodes[0])).await;
+    let had = device.count();
+    until("calls are answered elsewhere", async || {
+        device.count() > had + 20
+    })
+    .await;
+    stop.store(true, Ordering::Release);
+    let mut ids = Vec::new();
+    for pusher in pushers {
+        ids.extend(pusher.await.expect("every call was answered"));
+    }
+    for id in &ids {
+        device.until_it_has(&json!({"message_id": id})).await;
+    }
+    device.assert_open();
+    device.assert_no_doubles();
+}
+
+/// What a balancer is: each connection goes to the first node that takes it.
+async fn balancer(behind: [SocketAddr; 2]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let at = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut outside, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                for at in behind {
+                    if let Ok(mut inside) = TcpStream::connect(at).await {
+                        let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    at
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tidings_listen_moves_and_prints_every_message_once() {
+    let redis = RedisServer::start().await;
+    let mut nodes = nodes(&redis.url(), &["a", "b"], |c| {
+        c.drain.spread = Duration::from_secs(1);
+    })
+    .await;
+    let balancer = balancer([nodes[0].at.public, nodes[1].at.public]).await;
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"))
+        .args([
+            "listen",
+            "--user",
+            "42",
+            "--channel",
+            "orders:eu",
+            "--server",
+        ])
+        .arg(format!("http://{}", nodes[1].at.service))
+        .args(["--url", &format!("ws://{balancer}/ws")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut frame = async || -> Value {
+        let line = tokio::time::timeout(DEADLINE, lines.next_line()).await;
+        let line = line.expect("in time").expect("a line").expect("a frame");
+        serde_json::from_str(&line).expect("JSON")
+    };
+    assert_eq!(frame().await["node"], "a");
+    let leaving = leave(&mut nodes[0]);
+    let mut sent = 0;
+    while !leaving.is_finished() {
+        let (status, _) = push_as(&nodes[1], Some("VOLATILE"), json!(sent)).await;
+        assert_eq!(status, 200);
+        sent += 1;
+    }
+    left(leaving).await;
+    nodes[1].publish("orders:eu", json!("the end")).await;
+    let (mut heard, mut node) = (Vec::new(), json!("a"));
+    loop {
+        let frame = frame().await;
+        match frame["type"].as_str() {
+            Some("welcome") => node = frame["node"].clone(),
+            Some("goaway") => assert_eq!(frame["ticket"], "…"),
+            Some("message") if frame["data"] == "the end" => break,
+            Some("message") => heard.push(frame["data"].as_u64().expect("a number")),
+            _ => {}
+        }
+    }
+    assert_eq!(node, "b");
+    assert_eq!(heard, (0..sent).collect::<Vec<u64>>());
+    child.kill().await.expect("it ends");
+    let mut said = String::new();
+    let mut errors = child.stderr.take().expect("piped");
+    errors.read_to_string(&mut said).await.expect("text");
+    assert!(!said.contains("connecting again"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tidings_drain_says_what_would_happen_and_then_waits_until_the_node_has_left() {
+    let tidings = |args: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"));
+        command.args(args).kill_on_drop(true).stdout(Stdio::piped());
+        command
+    };
+    let mut dev = tidings(&["dev", "--json"]);
+    for door in ["public", "service", "admin"] {
+        dev.args(["--set", &format!("{door}.listen=127.0.0.1:0")]);
+    }
+    let mut dev = dev.stderr(Stdio::null()).spawn().expect("the binary runs");
+    let mut bound = BufReader::new(dev.stdout.take().expect("piped")).lines();
+    let bound = bound.next_line().await.expect("a line").expect("a line");
+    let bound: Value = serde_json::from_str(&bound).expect("JSON");
+    let admin = format!("http://{}", bound["admin"].as_str().expect("an address"));
+    let run = async |args: &[&str]| {
+        let output = tidings(&["drain", "--admin", &admin]).args(args).output();
+        let output = tokio::time::timeout(DEADLINE, output).await;
+        let output = output.expect("in time").expect("it ran");
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).expect("text"),
+        )
+    };
+    let (code, said) = run(&["--dry-run"]).await;
+    assert_eq!(code, Some(0));
+    assert!(
+        said.contains("would take up to") && said.contains("no other node"),
+        "{said}"
+    );
+    let (code, said) = run(&["--dry-run", "--json"]).await;
+    let outlook: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!((code, &outlook["phase"]), (Some(0), &json!("serving")));
+    let (code, said) = run(&[]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("the node has left"), "{said}");
+    let status = tokio::time::timeout(DEADLINE, dev.wait()).await;
+    assert_eq!(status.expect("in time").expect("it ended").code(), Some(0));
+    assert_eq!(
+        run(&["--dry-run"]).await.0,
+        Some(4),
+        "nobody is there any more"
+    );
 }

@@ -149,6 +149,7 @@ impl Drain {
     /// The drain begins: readiness goes red.
     pub fn begin(&self) {
         let _ = self.began.set(Instant::now());
+        self.hub.leaving.store(true, Ordering::Relaxed);
         self.health.enter(Phase::Draining);
         tracing::info!(connections = self.connections(), "draining");
     }

@@ -38,7 +38,7 @@ mod turn;
 mod wheel;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 
@@ -100,6 +100,8 @@ pub struct Hub {
     pub(super) outbox_bytes_max: usize,
     /// How busy each shard is, in thousandths.
     pub(super) loads: Box<[AtomicU16]>,
+    /// The node was told to leave: clients should not count on its connections.
+    pub leaving: AtomicBool,
 }
 
 /// What a hub is made of.
@@ -198,6 +200,7 @@ impl Hub {
             router,
             outbox_bytes_max,
             loads: commands.iter().map(|_| AtomicU16::new(0)).collect(),
+            leaving: AtomicBool::new(false),
         });
         let seats = commands
             .into_iter()

@@ -375,8 +375,10 @@ impl State {
         if let Some(due) = session.next_due(pong_timeout, message_timeout, held)
             && (session.armed == 0 || due < session.armed)
         {
-            session.armed = due;
-            self.wheel.arm(key, due);
+            let armed = self.wheel.arm(key, due);
+            if let Some(session) = self.get(key) {
+                session.armed = armed;
+            }
         }
     }
 
