@@ -36,6 +36,7 @@ GOOD = {
         "metrics": True,
         "autoscaling": {"enabled": True},
         "ingress": {"enabled": True},
+        "public": {"trustedProxies": ["10.42.0.0/16", "fd00::/8"], "proxyProtocol": True},
         "listenAddress": "[::]",
         "podAnnotations": {"a": "b"},
         "priorityClassName": "high",

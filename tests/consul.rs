@@ -10,6 +10,8 @@ use tidings::model::Secret;
 
 use crate::support::consul::{Certificates, ConsulAgent};
 use crate::support::dns::{Answer, Kind};
+use crate::support::fleet::node_at;
+use crate::support::redis::RedisServer;
 use crate::support::{DEADLINE, TestNode, node_with, until};
 
 /// What a node complains of, by reason.
@@ -100,7 +102,7 @@ async fn dns_finds_every_node_by_address_and_by_port() {
         seen == ports
     })
     .await;
-    // A red node is not found.
+    // A node that drains is not found.
     wanted.truncate(1);
     let mut second = second;
     let leaving = drain(&mut second);
@@ -109,6 +111,27 @@ async fn dns_finds_every_node_by_address_and_by_port() {
     })
     .await;
     leaving.await.expect("it left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_red_node_is_found_by_services_alone() {
+    let consul = ConsulAgent::start().await;
+    let mut redis = RedisServer::start().await;
+    let _node = node_at(&redis.url(), "red", |c| {
+        consul.register(c);
+        c.backplane.readiness_grace = Duration::from_secs(1);
+    })
+    .await;
+    consul.passing("tidings").await;
+    consul.passing("tidings-service").await;
+    redis.kill().await;
+    until("clients are sent elsewhere", async || {
+        let found = consul.dns("tidings.service.consul", Kind::A).await;
+        found.is_empty() && consul.services("tidings").await.len() == 1
+    })
+    .await;
+    let door = consul.dns("tidings-service.service.consul", Kind::A).await;
+    assert_eq!(door.len(), 1, "it refuses honestly there");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

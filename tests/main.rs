@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod acl;
+mod addresses;
 mod admission;
 mod backplane;
 mod cluster;

@@ -184,6 +184,29 @@ async fn a_quiet_client_is_pinged_and_a_dead_one_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_no_heartbeats_gets_none_and_is_counted() {
+    let node = node_with(|c| c.heartbeat.interval = Duration::from_millis(200)).await;
+    let (mut silent, welcome) = node.join("42", "&heartbeat=off").await;
+    assert_eq!(welcome["heartbeat_seconds"], 0);
+    let (mut other, _) = node.join("43", "").await;
+    for _ in 0..5 {
+        let message = next_message(&mut other).await;
+        assert!(matches!(message, Some(Message::Ping(_))), "{message:?}");
+    }
+    say(&mut silent, json!({"type": "ping", "ref": "1"})).await;
+    let first = next_message(&mut silent).await;
+    assert!(matches!(first, Some(Message::Text(_))), "{first:?}");
+    assert_eq!(node.counter("tidings_silent_connections_total").await, 1);
+    // There, the stream's own heartbeats are what a client knows that it lives by.
+    let query = format!(
+        "ticket={}&heartbeat=off",
+        node.ticket(json!({"user_id": "44"})).await
+    );
+    let refused = crate::support::events::Events::open(&node, &query, &[]).await;
+    assert_eq!(refused.err().expect("refused").0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pings_go_on_where_a_pong_may_take_longer_than_they_are_apart() {
     let node = node_with(|c| {
         c.heartbeat.interval = Duration::from_millis(200);

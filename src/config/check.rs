@@ -41,10 +41,15 @@ impl Config {
             hub,
             limits,
             heartbeat,
+            public,
             service,
             ..
         } = self;
         let rules = [
+            (
+                public.proxy_protocol && public.trusted_proxies.is_empty(),
+                "[public] proxy_protocol needs trusted_proxies: name the proxies that send the header, as in [\"10.0.0.0/8\"]",
+            ),
             (hub.shards > 128, "[hub] shards must be at most 128"),
             (
                 hub.coalesce > Duration::from_millis(100),
@@ -238,7 +243,7 @@ mod tests {
     fn production_refuses_what_is_not_safe() {
         assert_eq!(production().check(Mode::Production), Ok(()));
         type Change = fn(&mut Config);
-        let cases: [(Change, &str); 23] = [
+        let cases: [(Change, &str); 24] = [
             (
                 |c| c.api_keys.clear(),
                 "there are no [[api_keys]], so no service could call; `tidings config key` makes one",
@@ -262,6 +267,10 @@ mod tests {
             (
                 |c| c.public.url = Some("push.example.com".into()),
                 "[public] url \"push.example.com\" is not where a WebSocket opens; write it as in \"wss://push.example.com/ws\"",
+            ),
+            (
+                |c| c.public.proxy_protocol = true,
+                "[public] proxy_protocol needs trusted_proxies: name the proxies that send the header, as in [\"10.0.0.0/8\"]",
             ),
             (
                 |c| c.service.listen.set_ip([0, 0, 0, 0].into()),

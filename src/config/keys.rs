@@ -77,6 +77,8 @@ fn filled() -> Config {
             listen,
             url: text(),
             allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
         },
         probe: Some(ProbeConfig { listen }),
         api_keys: vec![ApiKeyConfig {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Origin, Secret};
+use crate::model::{IpPrefix, Origin, Secret};
 
 /// The API key of `tidings dev`. Everybody knows it, so `serve` refuses to start with it.
 pub const DEVELOPMENT_KEY: &str = "dev-key-not-for-production";
@@ -19,6 +19,10 @@ pub struct PublicConfig {
     pub url: Option<String>,
     /// Origins that browsers may connect from.
     pub allowed_origins: Vec<Origin>,
+    /// Proxies, as addresses or prefixes, that are believed who their client is.
+    pub trusted_proxies: Vec<IpPrefix>,
+    /// Each connection of a trusted proxy begins with a PROXY protocol header (v1 or v2).
+    pub proxy_protocol: bool,
 }
 
 impl Default for PublicConfig {
@@ -27,6 +31,8 @@ impl Default for PublicConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
             url: None,
             allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
         }
     }
 }

@@ -32,22 +32,31 @@ pub enum NoPlace {
 /// A connection's place on the node; gives it back when dropped.
 pub struct PlaceGuard {
     admission: Arc<Admission>,
-    ip: Option<IpAddr>,
+    ip: IpAddr,
+    /// It counts against the limit of its address.
+    counted: bool,
+}
+
+impl PlaceGuard {
+    /// The client's address.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
 }
 
 impl Drop for PlaceGuard {
     fn drop(&mut self) {
         self.admission.connections.fetch_sub(1, Ordering::AcqRel);
-        if let Some(ip) = self.ip {
+        if self.counted {
             let mut per_ip = self
                 .admission
                 .per_ip
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            if let Some(count) = per_ip.get_mut(&ip) {
+            if let Some(count) = per_ip.get_mut(&self.ip) {
                 *count -= 1;
                 if *count == 0 {
-                    per_ip.remove(&ip);
+                    per_ip.remove(&self.ip);
                 }
             }
         }
@@ -130,7 +139,8 @@ impl Admission {
         }
         let mut place = PlaceGuard {
             admission: self.clone(),
-            ip: None,
+            ip,
+            counted: false,
         };
         if self.per_ip_max > 0 {
             let mut per_ip = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,7 +150,7 @@ impl Admission {
                 return Err(NoPlace::IpFull);
             }
             *count += 1;
-            place.ip = Some(ip);
+            place.counted = true;
         }
         if let Some(bucket) = &self.handshakes
             && !bucket

@@ -137,6 +137,7 @@ impl Shard {
             device: s.device.clone(),
             claims: s.claims.clone(),
             connected_at: s.connected_at,
+            ip: Some(s.places.0.ip()),
             channels: s.channels().cloned().collect(),
         };
         keys.into_iter()

@@ -102,8 +102,8 @@ pub(super) struct Session {
     pub(super) lineage: Lineage,
     /// Channels that the ticket or a service named.
     pub(super) granted: Vec<ChannelName>,
-    /// Gives its places on the node and under the user's limit back.
-    pub(super) _places: (PlaceGuard, Option<UserPlaceGuard>),
+    /// Gives its places on the node and under the user's limit back; the first knows the client's address.
+    pub(super) places: (PlaceGuard, Option<UserPlaceGuard>),
 }
 
 /// How a session's frames leave the node.

@@ -427,7 +427,7 @@ impl Shard {
             origin: asked.origin.clone(),
             lineage,
             granted: grant.channels.to_vec(),
-            _places: places,
+            places,
         }
     }
 }

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,6 +18,8 @@ pub struct ConnectionInfo {
     pub claims: Option<Arc<str>>,
     /// When it was admitted.
     pub connected_at: SystemTime,
+    /// The client's address, as its node sees it; none = a node of an earlier version does not say.
+    pub ip: Option<IpAddr>,
     /// What it subscribes to.
     pub channels: Vec<ChannelName>,
 }

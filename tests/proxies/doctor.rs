@@ -7,8 +7,9 @@ use tidings::config::Config;
 use tokio::process::Command;
 
 use super::{behind, behind_with, through};
+use crate::support::chaos::{ChaosProxy, Fault, Whom};
 use crate::support::proxy::{Kind, Proxy, Setup};
-use crate::support::{KEY, TestNode, node, node_with};
+use crate::support::{KEY, TestNode, next_of, node, node_with, until};
 
 through!(
     a_proxy_as_it_ships_is_fine,
@@ -72,9 +73,14 @@ fn often(config: &mut Config) {
 }
 
 async fn a_proxy_as_it_ships_is_fine(kind: Kind) {
-    let (node, proxy) = behind(kind, often).await;
-    let (code, said) = at(&proxy, &node, &["--for", "4s"]).await;
+    let (node, proxy) = behind(kind, |c| {
+        often(c);
+        c.public.trusted_proxies = serde_json::from_value(json!(["127.0.0.1"])).expect("one");
+    })
+    .await;
+    let (code, said) = at(&proxy, &node, &["--for", "4s", "--from", "127.0.0.7"]).await;
     assert_eq!(code, 0, "{said}");
+    assert_finding(&said, "address", "ok", &["127.0.0.7"]);
     let name = match kind {
         Kind::Nginx => "nginx",
         Kind::Haproxy => "HAProxy",
@@ -229,6 +235,23 @@ async fn an_idle_timeout_above_the_heartbeat_is_told_and_fine() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_is_not_handed_on_is_named() {
+    let setup = Setup {
+        words: &["proxy_set_header X-Forwarded-For $remote_addr;="],
+        ..Default::default()
+    };
+    let (node, proxy) = behind_with(Kind::Nginx, setup, often).await;
+    let (code, said) = at(&proxy, &node, &["--for", "1s", "--from", "127.0.0.7"]).await;
+    assert_eq!(code, 1, "{said}");
+    let words = [
+        "127.0.0.1 and not",
+        "proxy_set_header X-Forwarded-For",
+        "trusted_proxies",
+    ];
+    assert_finding(&said, "address", "fail", &words);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_a_proxy_is_fine_and_tickets_may_be_given() {
     let node = node_with(often).await;
     let url = format!("ws://{}", node.at.public);
@@ -251,6 +274,45 @@ async fn a_node_without_a_proxy_is_fine_and_tickets_may_be_given() {
     assert_finding(&said, "upgrade", "fail", &["unknown, used or expired"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_dies_without_a_word_is_found() {
+    let node = node().await;
+    let nat = ChaosProxy::marking(node.at.public.port(), b"HEARTBEAT=OFF").await;
+    let url = format!("ws://127.0.0.1:{}/ws", nat.port);
+    let server = format!("http://{}", node.at.service);
+    let words = ["--server", &server, "--for", "6s", "--timeout", "2s"];
+    let forgets = async {
+        until("three links are silent", async || {
+            node.counter("tidings_silent_connections_total").await == 3
+        })
+        .await;
+        nat.set_both(Whom::Marked, Fault::Cut);
+    };
+    let ((code, said), ()) = tokio::join!(doctor(&url, &words), forgets);
+    assert_eq!(code, 1, "{said}");
+    assert_finding(
+        &said,
+        "silence",
+        "fail",
+        &["without a word", "proxy_read_timeout"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_leaves_what_is_kept_to_whom_it_is_for() {
+    let node = node_with(often).await;
+    node.push("42", json!("for you")).await;
+    let (url, server) = (
+        format!("ws://{}", node.at.public),
+        format!("http://{}", node.at.service),
+    );
+    let words = ["--server", &server, "--user", "42", "--for", "1s"];
+    let (code, said) = doctor(&url, &words).await;
+    assert_eq!(code, 0, "{said}");
+    let (mut socket, _) = node.join("42", "").await;
+    assert_eq!(next_of(&mut socket, "message").await["data"], "for you");
+}
+
 #[tokio::test]
 async fn who_is_not_there_or_not_trusted_is_said_plainly() {
     let (_node, proxy) = behind(Kind::Haproxy, |_| {}).await;
@@ -262,6 +324,12 @@ async fn who_is_not_there_or_not_trusted_is_said_plainly() {
         false => assert!(said.to_string().contains("ca-certificates"), "{said}"),
     }
     assert_eq!(code, 1, "{said}");
+    let ca = proxy.certificate();
+    let ca = ca.to_str().expect("a path");
+    let by_number = format!("wss://127.0.0.1:{}/ws", proxy.clients);
+    let (code, said) = doctor(&by_number, &["--ticket", "T", "--cacert", ca]).await;
+    assert_eq!(code, 1, "{said}");
+    assert_finding(&said, "tls", "fail", &["another name's"]);
     let free = crate::support::ports::free_port();
     let (code, said) = doctor(&format!("ws://127.0.0.1:{free}"), &["--ticket", "T"]).await;
     assert_eq!(code, 4, "{said}");

@@ -1,5 +1,6 @@
 //! Through each of the four proxies as they ship in `deploy/`: what a client, a service and an operator see.
 
+mod address;
 mod clients;
 mod doctor;
 mod fleet;

@@ -1523,7 +1523,9 @@ type Connection struct {
 	ConnectedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=connected_at,json=connectedAt,proto3" json:"connected_at,omitempty"`
 	Channels    []string               `protobuf:"bytes,5,rep,name=channels,proto3" json:"channels,omitempty"`
 	// Those of its ticket: JSON text, empty without.
-	Claims        string `protobuf:"bytes,6,opt,name=claims,proto3" json:"claims,omitempty"`
+	Claims string `protobuf:"bytes,6,opt,name=claims,proto3" json:"claims,omitempty"`
+	// The client's address as its node sees it; empty where a node of an earlier version does not say.
+	Ip            string `protobuf:"bytes,7,opt,name=ip,proto3" json:"ip,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1596,6 +1598,13 @@ func (x *Connection) GetChannels() []string {
 func (x *Connection) GetClaims() string {
 	if x != nil {
 		return x.Claims
+	}
+	return ""
+}
+
+func (x *Connection) GetIp() string {
+	if x != nil {
+		return x.Ip
 	}
 	return ""
 }
@@ -3090,7 +3099,7 @@ const file_tidings_v1_tidings_proto_rawDesc = "" +
 	"\x06ticket\x18\x01 \x01(\tR\x06ticket\x129\n" +
 	"\n" +
 	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x10\n" +
-	"\x03url\x18\x03 \x01(\tR\x03url\"\xcb\x01\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\"\xdb\x01\n" +
 	"\n" +
 	"Connection\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1e\n" +
@@ -3100,7 +3109,8 @@ const file_tidings_v1_tidings_proto_rawDesc = "" +
 	"\x06device\x18\x03 \x01(\tR\x06device\x12=\n" +
 	"\fconnected_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\x12\x1a\n" +
 	"\bchannels\x18\x05 \x03(\tR\bchannels\x12\x16\n" +
-	"\x06claims\x18\x06 \x01(\tR\x06claims\")\n" +
+	"\x06claims\x18\x06 \x01(\tR\x06claims\x12\x0e\n" +
+	"\x02ip\x18\a \x01(\tR\x02ip\")\n" +
 	"\x0eWhereIsRequest\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\tR\x06userId\"e\n" +
 	"\x0fWhereIsResponse\x128\n" +

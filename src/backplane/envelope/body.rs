@@ -136,6 +136,9 @@ struct Connection {
     channels: Vec<String>,
     #[prost(string, optional, tag = "6")]
     claims: Option<String>,
+    /// As text; one that is no address is as good as none.
+    #[prost(string, optional, tag = "7")]
+    ip: Option<String>,
 }
 
 impl From<&super::Envelope> for Envelope {
@@ -376,6 +379,7 @@ impl From<&ConnectionInfo> for Connection {
             claims: info.claims.as_deref().map(str::to_owned),
             connected_at: u64::try_from(since).unwrap_or(u64::MAX),
             channels: info.channels.iter().map(ToString::to_string).collect(),
+            ip: info.ip.map(|ip| ip.to_string()),
         }
     }
 }
@@ -392,6 +396,7 @@ impl Connection {
             claims: claims.ok()?,
             connected_at: UNIX_EPOCH.checked_add(Duration::from_millis(self.connected_at))?,
             channels: channels.collect::<Option<_>>()?,
+            ip: self.ip.and_then(|ip| ip.parse().ok()),
         })
     }
 }

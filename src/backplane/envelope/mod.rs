@@ -254,6 +254,7 @@ mod tests {
                 claims: Some("{}".into()),
                 connected_at: UNIX_EPOCH + Duration::from_millis(1_764_000_000_000),
                 channels: vec![channel()],
+                ip: Some("2001:db8::1".parse().expect("an address")),
             }])),
         ]
     }

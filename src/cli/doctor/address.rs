@@ -70,6 +70,5 @@ async fn ask(server: &Server, user: &str, connection: &str) -> Result<Option<IpA
     let mut ours = connections
         .into_iter()
         .filter(|c| c.connection == connection);
-    let _found = ours.next();
-    Ok(None)
+    Ok(ours.next().and_then(|found| found.ip.parse().ok()))
 }

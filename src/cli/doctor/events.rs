@@ -86,7 +86,7 @@ async fn ask(patient: &Patient, ticket: &str) -> Result<Response<Incoming>, Stri
     // Ends with the body.
     tokio::spawn(connection);
     let query: String = form_urlencoded::byte_serialize(ticket.as_bytes()).collect();
-    let request = Request::get(format!("{}?ticket={query}", target.events_path))
+    let request = Request::get(format!("{}?ack=client&ticket={query}", target.events_path))
         .header(HOST, target.authority.as_str())
         .header(ACCEPT, "text/event-stream")
         // As a browser: who compresses a stream holds it back.

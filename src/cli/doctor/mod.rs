@@ -40,9 +40,9 @@ pub(super) struct DoctorArgs {
     /// for all that are needed.
     #[arg(long = "ticket", value_name = "TICKET")]
     tickets: Vec<String>,
-    /// As whom, where tickets are asked for; a user that nobody has unless given.
-    #[arg(long)]
-    user: Option<String>,
+    /// As whom, where tickets are asked for.
+    #[arg(long, default_value = "tidings-doctor")]
+    user: String,
     /// How long to watch, as in 90s; at most 10m. What lives longer than that is not found.
     #[arg(long = "for", default_value = "90s", value_name = "DURATION")]
     watch: String,
@@ -110,7 +110,6 @@ pub(super) fn doctor(args: DoctorArgs) -> Result<(), Failure> {
     let target = Target::parse(&args.url, args.cacert.as_deref(), args.from)?;
     let mut given = args.tickets;
     given.reverse();
-    let user = || format!("doctor-{:08x}", rand::random::<u32>());
     let json = args.server.json;
     let patient = Patient {
         target,
@@ -118,7 +117,7 @@ pub(super) fn doctor(args: DoctorArgs) -> Result<(), Failure> {
         timeout,
         tickets: Tickets {
             given: (!given.is_empty()).then(|| Mutex::new(given)),
-            user: args.user.unwrap_or_else(user),
+            user: args.user,
             server: args.server,
         },
     };

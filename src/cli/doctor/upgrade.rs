@@ -61,7 +61,8 @@ struct Welcome {
     heartbeat_seconds: u64,
 }
 
-/// Opens a WebSocket with a ticket and a query, and takes the welcome.
+/// Opens a WebSocket with a ticket and a query, and takes the welcome. The query should say `ack=client`: what is kept for
+/// the user is left for whom it is meant.
 pub(super) async fn open(patient: &Patient, ticket: &str, query: &str) -> Result<Opened, Refused> {
     let opening = timeout(patient.timeout, handshake(patient, ticket, query));
     opening
@@ -152,7 +153,7 @@ pub(super) async fn check(
     let Some(ticket) = patient.tickets.next().await? else {
         return Ok((None, no_ticket("upgrade")));
     };
-    Ok(match open(patient, &ticket, "").await {
+    Ok(match open(patient, &ticket, "?ack=client").await {
         Ok(opened) => {
             let found = format!("welcomed after {} ms", opened.took.as_millis());
             (Some(opened), Finding::ok("upgrade", found))

@@ -139,7 +139,7 @@ async fn watch_silence(patient: &Patient, hop: &Hop, heartbeat: Option<Duration>
 }
 
 async fn silent(patient: &Patient, ticket: &str, time: Duration) -> Silent {
-    let mut opened = match open(patient, ticket, "?heartbeat=off").await {
+    let mut opened = match open(patient, ticket, "?heartbeat=off&ack=client").await {
         Ok(opened) => opened,
         Err(refused) => {
             let hop = Hop {

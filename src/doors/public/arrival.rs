@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use tokio::time::{Instant, timeout_at};
@@ -10,7 +10,8 @@ use crate::hub::Shard;
 pub(super) struct Arrival {
     /// Whose thread serves it.
     pub(super) shard: Rc<Shard>,
-    pub(super) peer: SocketAddr,
+    /// The client's address: the connection's, or what a trusted proxy says.
+    pub(super) client: IpAddr,
     /// Until when it must be answered: the handshake's time, which runs from the accepted connection.
     pub(super) deadline: Instant,
 }

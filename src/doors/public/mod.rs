@@ -4,9 +4,12 @@
 mod answer;
 mod arrival;
 mod cors;
+mod forwarded;
 mod handshake;
 mod playground;
 mod proof;
+mod proxies;
+mod proxy_header;
 mod refusal;
 mod sse;
 mod upgrade;
@@ -33,6 +36,8 @@ use crate::tickets::{JwtVerifier, Tickets};
 use answer::Answer;
 use arrival::Arrival;
 use cors::Origins;
+use proxies::Proxies;
+use proxy_header::NoHeader;
 use refusal::{Kind, Refusal};
 
 pub use playground::Playground;
@@ -43,6 +48,7 @@ const TOLD_AT_ONCE: usize = 1024;
 /// The public door of a node; one for all shards.
 pub struct Public {
     origins: Origins,
+    proxies: Proxies,
     tickets: Arc<Tickets>,
     jwt: Option<JwtVerifier>,
     url: Option<String>,
@@ -62,6 +68,7 @@ impl Public {
     ) -> Self {
         Self {
             origins: Origins::new(&config.allowed_origins, same_host),
+            proxies: Proxies::new(config),
             tickets,
             jwt,
             url,
@@ -70,26 +77,55 @@ impl Public {
         }
     }
 
-    /// Serves one connection, on the shard's thread.
+    /// Serves one connection, on the shard's thread: accepted, its PROXY header where its peer sends one, then HTTP.
     pub fn connection(self: &Arc<Self>, shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
+        let accepted = Instant::now();
         give_up_after(
             &stream,
             shard.hub.heartbeat.interval + shard.hub.heartbeat.pong_timeout,
         );
-        let limits = &shard.hub.limits;
-        let time = limits.handshake_timeout.max(Duration::from_millis(1));
+        if !self.proxies.expects_header(peer) {
+            self.http(shard, stream, peer, accepted);
+            return;
+        }
+        let (door, shard) = (self.clone(), shard.clone());
+        // Owned by the shard's thread; ends by the handshake's deadline.
+        spawn_local(async move {
+            let deadline = accepted + handshake_time(&shard);
+            match proxies::read_header(&stream, peer, deadline).await {
+                Ok(client) => door.http(&shard, stream, client, accepted),
+                Err(NoHeader::Nothing) => {}
+                Err(problem) => {
+                    shard.hub.metrics.refused(Kind::ProxyHeader.reason());
+                    let why = problem.why();
+                    tracing::debug!(%peer, "closed a trusted proxy's connection: {why}");
+                }
+            }
+        });
+    }
+
+    /// Serves HTTP on a connection whose other end is, or speaks for, `peer`.
+    fn http(
+        self: &Arc<Self>,
+        shard: &Rc<Shard>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        accepted: Instant,
+    ) {
+        let time = handshake_time(shard);
+        let left = (accepted + time).saturating_duration_since(Instant::now());
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new())
-            .header_read_timeout(time)
-            .max_buf_size(limits.header_bytes.max(8 << 10));
-        // The first request's time runs from here; that of a later one, on a kept connection, from its own beginning.
-        let accepted = Rc::new(Cell::new(Some(Instant::now())));
+            .header_read_timeout(left.max(Duration::from_millis(1)))
+            .max_buf_size(shard.hub.limits.header_bytes.max(8 << 10));
+        // The first request's time runs from the accepted connection; that of a later one, on a kept connection, from its own beginning.
+        let accepted = Rc::new(Cell::new(Some(accepted)));
         let (door, metrics, first) = (self.clone(), shard.hub.metrics.clone(), accepted.clone());
         let shard = shard.clone();
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
             let arrival = Arrival {
                 shard: shard.clone(),
-                peer,
+                client: door.proxies.client(peer.ip(), request.headers()),
                 deadline: first.take().unwrap_or_else(Instant::now) + time,
             };
             let door = door.clone();
@@ -160,6 +196,12 @@ impl Public {
         refusal.count(arrival);
         refusal.response().map(Answer::from)
     }
+}
+
+/// How long a handshake may take.
+fn handshake_time(shard: &Shard) -> Duration {
+    let limits = &shard.hub.limits;
+    limits.handshake_timeout.max(Duration::from_millis(1))
 }
 
 /// Makes the kernel give a connection up whose client takes nothing for so long; never, if that is zero. While HTTP has

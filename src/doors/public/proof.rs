@@ -23,7 +23,7 @@ pub(super) async fn redeem(
     };
     let shown = Presented {
         origin,
-        ip: arrival.peer.ip(),
+        ip: arrival.client,
     };
     let text = text.expose();
     let redeemed = match ResumeTickets::is_one(text) {
@@ -71,6 +71,6 @@ pub(super) async fn verify(
         },
     };
     arrival.shard.hub.metrics.refused_jwt(reason);
-    tracing::debug!(peer = %arrival.peer, reason, "a JWT is not good");
+    tracing::debug!(client = %arrival.client, reason, "a JWT is not good");
     Err(Refusal::new(Kind::Ticket, not_good))
 }

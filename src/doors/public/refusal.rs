@@ -15,6 +15,8 @@ pub(super) enum Kind {
     BadRequest,
     /// The headers are larger than the limit.
     Headers,
+    /// A trusted proxy's connection did not begin with a PROXY header.
+    ProxyHeader,
     /// The client did not finish its request in time.
     TooSlow,
     /// The path takes another method.
@@ -52,7 +54,7 @@ pub(super) struct Refusal {
 impl Kind {
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::BadRequest | Self::ProxyHeader => StatusCode::BAD_REQUEST,
             Self::Headers => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -68,7 +70,7 @@ impl Kind {
     pub(super) fn code(self) -> &'static str {
         match self {
             Self::Timeout => Self::Unavailable.reason(),
-            Self::Method => Self::BadRequest.reason(),
+            Self::Method | Self::ProxyHeader => Self::BadRequest.reason(),
             other => other.reason(),
         }
     }
@@ -78,6 +80,7 @@ impl Kind {
         match self {
             Self::BadRequest => "bad_request",
             Self::Headers => "headers",
+            Self::ProxyHeader => "proxy_header",
             Self::TooSlow => "too_slow",
             Self::Method => "method",
             Self::NotFound => "not_found",
@@ -99,6 +102,7 @@ impl Kind {
             Self::Overloaded | Self::Unavailable | Self::Timeout => CloseCode::TRY_AGAIN_LATER,
             Self::BadRequest
             | Self::Headers
+            | Self::ProxyHeader
             | Self::TooSlow
             | Self::Method
             | Self::NotFound
@@ -131,7 +135,7 @@ impl Refusal {
     pub(super) fn count(&self, arrival: &Arrival) {
         let reason = self.kind.reason();
         arrival.shard.hub.metrics.refused(reason);
-        tracing::debug!(peer = %arrival.peer, reason, "refused a client: {}", self.detail);
+        tracing::debug!(client = %arrival.client, reason, "refused a client: {}", self.detail);
     }
 
     /// The answer for a client that can read a status. The connection closes behind it.

@@ -126,7 +126,7 @@ async fn admit(
 /// A place on the node, by the limits of node and address, and a token of the handshake budget.
 pub(super) fn take_place(arrival: &Arrival) -> Result<PlaceGuard, Refusal> {
     let admission = &arrival.shard.hub.admission;
-    admission.take(arrival.peer.ip()).map_err(|full| {
+    admission.take(arrival.client).map_err(|full| {
         let why = match full {
             NoPlace::NodeFull => "this node holds as many connections as it may; come back later",
             NoPlace::IpFull => {

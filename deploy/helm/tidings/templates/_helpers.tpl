@@ -27,6 +27,12 @@ app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | qu
 listen = "{{ .Values.listenAddress }}:8080"
 url = {{ .Values.public.url | toJson }}
 allowed_origins = {{ .Values.public.allowedOrigins | toJson }}
+{{- with .Values.public.trustedProxies }}
+trusted_proxies = {{ . | toJson }}
+{{- end }}
+{{- if .Values.public.proxyProtocol }}
+proxy_protocol = true
+{{- end }}
 
 # Without TLS: inside the cluster, and only for who the NetworkPolicy lets in.
 [service]

@@ -168,6 +168,7 @@ fn connection(info: ConnectionInfo) -> pb::Connection {
         connected_at: Some(info.connected_at.into()),
         channels: info.channels.iter().map(ToString::to_string).collect(),
         claims: info.claims.as_deref().unwrap_or_default().into(),
+        ip: info.ip.map(|ip| ip.to_string()).unwrap_or_default(),
     }
 }
 

@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -45,6 +46,8 @@ struct Connection {
     device: Option<DeviceName>,
     connected_at: u64,
     channels: Vec<ChannelName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip: Option<IpAddr>,
     /// Byte for byte as the ticket had them.
     #[serde(skip_serializing_if = "Option::is_none")]
     claims: Option<Box<RawValue>>,
@@ -60,6 +63,7 @@ impl From<ConnectionInfo> for Connection {
             device: info.device,
             connected_at: connected_at.map_or(0, |since| since.as_millis() as u64),
             channels: info.channels,
+            ip: info.ip,
             claims: claims.and_then(|text| RawValue::from_string(text).ok()),
         }
     }
