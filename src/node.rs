@@ -1,4 +1,6 @@
-//! A node: builds, binds, runs and drains. The one place that knows all rooms.
+//! A node: builds, binds, runs, reloads and drains. The one place that knows all rooms.
+
+mod reload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,10 +16,10 @@ use crate::backplane::{Backplane, BackplaneKind, Leases, Memory, Streams};
 use crate::config::{Config, Mode};
 use crate::doors::config::DEVELOPMENT_KEY;
 use crate::doors::public::{Playground, Public};
-use crate::doors::service::{Api, ApiKeys};
+use crate::doors::service::{Api, ApiKeys, LiveKeys};
 use crate::doors::{admin, service};
 use crate::fleet::{Doors, Drain, Health, Phase, Registrar, hold_lease};
-use crate::hub::{Hub, HubParts, Intake, Namespaces, ShardThreads};
+use crate::hub::{Hub, HubParts, Intake, LiveLimits, Namespaces, ShardThreads};
 use crate::model::{NodeId, Secret};
 use crate::sources;
 use crate::telemetry::Metrics;
@@ -81,8 +83,7 @@ impl Links {
             }
             BackplaneKind::Redis => {
                 let links = metrics.backplane.clone();
-                let keeps = config.inbox.keep().is_some()
-                    || config.namespaces.iter().any(|n| n.keep().is_some());
+                let keeps = config.keeps();
                 let (place, run) = (&config.backplane, intake.incarnation);
                 let redis = Arc::new(Redis::new(place, run, keeps, links, arrivals)?);
                 Self {
@@ -115,6 +116,7 @@ pub struct Node {
     admins: Vec<JoinHandle<()>>,
     shards: ShardThreads,
     links: Links,
+    live: reload::Live,
     tasks: JoinSet<()>,
     /// Keeps the node registered, and ends once it is taken out.
     discovery: JoinSet<()>,
@@ -129,6 +131,8 @@ impl Node {
         config.check(mode)?;
         let id = node_id(config.node.id.as_deref());
         let namespaces = Arc::new(Namespaces::new(&config.namespaces, mode == Mode::Dev));
+        let limits = LiveLimits::new(config.limits.clone());
+        let keys = Arc::new(LiveKeys::new(ApiKeys::new(&config.api_keys)?));
         let metrics = Metrics::new();
         let intake = Intake::new(&config.hub, &metrics);
         let links = Links::new(&config, &intake, &metrics)?;
@@ -138,10 +142,10 @@ impl Node {
         let parts = HubParts {
             node: id.clone(),
             config: config.hub.clone(),
-            limits: config.limits.clone(),
+            limits: limits.clone(),
             heartbeat: config.heartbeat.clone(),
             inbox: config.inbox.clone(),
-            namespaces,
+            namespaces: namespaces.clone(),
             metrics: metrics.clone(),
             resume: resume.clone(),
         };
@@ -163,14 +167,15 @@ impl Node {
         };
         let tickets = Arc::new(Tickets::new(&config.tickets, links.store.clone())?);
         let jwt = config.jwt.as_ref().map(JwtVerifier::new).transpose()?;
+        let jwt = jwt.map(Arc::new);
         let dev_url = || (mode == Mode::Dev).then(|| format!("ws://{public}/ws"));
         let url = config.public.url.clone().or_else(dev_url);
         let api = Arc::new(Api {
             router: hub.router.clone(),
             tickets: tickets.clone(),
             leases: links.leases.clone(),
-            keys: ApiKeys::new(&config.api_keys)?,
-            limits: config.limits.clone(),
+            keys: keys.clone(),
+            limits: limits.clone(),
             url: url.clone(),
             metrics: metrics.clone(),
         });
@@ -200,6 +205,14 @@ impl Node {
             url,
             playground,
         ));
+        let live = reload::Live {
+            kept: config.keeps(),
+            config: config.clone(),
+            mode,
+            namespaces,
+            keys: keys.clone(),
+            door: door.clone(),
+        };
         let shards = ShardThreads::start(seats, listeners, move |shard, stream, peer| {
             door.connection(shard, stream, peer);
         })
@@ -221,7 +234,7 @@ impl Node {
         let bound = sources::Bound {
             delivery: hub.delivery.clone(),
             router: hub.router.clone(),
-            message_bytes: config.limits.message_bytes,
+            limits,
             metrics: metrics.sources.clone(),
             stop: stop_sources.subscribe(),
         };
@@ -234,10 +247,8 @@ impl Node {
         let closing = async move { phases.reached(Phase::Closing).await };
         let service = tokio::spawn(service::serve(service_socket, routes, closing));
         let stop_admin = watch::Sender::new(false);
-        let keys = match addresses.admin.ip().is_loopback() {
-            true => None,
-            false => Some(Arc::new(ApiKeys::new(&config.api_keys)?)),
-        };
+        let guards = !addresses.admin.ip().is_loopback();
+        let admin_keys = guards.then(|| keys.clone());
         let mut discovery = JoinSet::new();
         if let Some(registrar) = registrar(&config, &addresses, &hub, &health)? {
             discovery.spawn(registrar.run());
@@ -245,7 +256,7 @@ impl Node {
         let leases = links.leases.clone();
         let drain = Drain::new(config.drain, hub.clone(), health.clone(), leases);
         let drain = Arc::new(drain);
-        let routes = admin::routes(health.clone(), metrics, drain.clone(), keys);
+        let routes = admin::routes(health.clone(), metrics, drain.clone(), admin_keys);
         let mut admins = vec![tokio::spawn(admin::serve(
             admin_socket,
             routes,
@@ -275,6 +286,7 @@ impl Node {
             admins,
             shards,
             links,
+            live,
             tasks,
             discovery,
         })

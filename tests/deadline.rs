@@ -7,9 +7,9 @@ use tidings::backplane::{
     Append, AppendError, Appended, Backplane, CursorMove, Envelope, From, Later, Leases, NodeLease,
     Opened, Page, PublishError, Published, Streams, Top,
 };
-use tidings::doors::service::{self, Api, ApiKeys};
+use tidings::doors::service::{self, Api, ApiKeys, LiveKeys};
 use tidings::fleet::Health;
-use tidings::hub::{Hub, HubParts, Intake, Namespaces};
+use tidings::hub::{Hub, HubParts, Intake, LiveLimits, Namespaces};
 use tidings::model::{Address, NodeId, Position};
 use tidings::proto::tidings::v1 as pb;
 use tidings::telemetry::Metrics;
@@ -119,7 +119,7 @@ async fn door(silent: bool) -> Channel {
     let parts = HubParts {
         node: NodeId("test".into()),
         config: config.hub.clone(),
-        limits: config.limits.clone(),
+        limits: LiveLimits::new(config.limits.clone()),
         heartbeat: config.heartbeat.clone(),
         inbox: config.inbox.clone(),
         namespaces: Arc::new(Namespaces::new(&config.namespaces, true)),
@@ -130,6 +130,7 @@ async fn door(silent: bool) -> Channel {
             metrics.clone(),
         )),
     };
+    let keys = ApiKeys::new(&config.api_keys).expect("valid");
     let intake = Intake::new(&config.hub, &metrics);
     let backplane = Arc::new(Broken { silent });
     let (hub, _, _) = Hub::new(parts, intake, backplane.clone(), backplane.clone());
@@ -137,8 +138,8 @@ async fn door(silent: bool) -> Channel {
         router: hub.router.clone(),
         tickets: Arc::new(Tickets::in_memory(&config.tickets).expect("valid")),
         leases: backplane.clone(),
-        keys: ApiKeys::new(&config.api_keys).expect("valid"),
-        limits: config.limits.clone(),
+        keys: Arc::new(LiveKeys::new(keys)),
+        limits: LiveLimits::new(config.limits.clone()),
         url: None,
         metrics,
     };

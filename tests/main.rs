@@ -30,6 +30,7 @@ mod presence;
 mod proxies;
 mod redis_errors;
 mod refusals;
+mod reload;
 mod resume;
 mod resume_tickets;
 mod secrets;

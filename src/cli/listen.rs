@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn what_two_connections_bring_is_printed_once() {
         let mut places = Places::default();
-        let mut double = |frame| places.is_double(&Told::read(frame));
+        let mut double = |frame: &str| places.is_double(&Told::read(frame));
         assert!(!double(r#"{"type":"message","id":"m1"}"#));
         assert!(double(r#"{"type":"message","id":"m1"}"#));
         assert!(!double(r#"{"type":"published","id":"m1"}"#));

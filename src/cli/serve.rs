@@ -22,19 +22,31 @@ fn run(args: Run, mode: Mode) -> Result<(), Failure> {
         Mode::Production => Config::default(),
     };
     let sources = Sources::of_process(args.config, args.sets).map_err(Failure::usage)?;
-    let mut config = load(&base, &sources).map_err(Failure::usage)?;
-    if mode == Mode::Dev {
-        config.allow_development_key();
-    }
-    config.check(mode).map_err(Failure::usage)?;
-    logs::init(&config.log);
+    let configuration = || {
+        let mut config = load(&base, &sources)?;
+        if mode == Mode::Dev {
+            config.allow_development_key();
+        }
+        config.check(mode)?;
+        Ok(config)
+    };
+    let config = configuration().map_err(Failure::usage)?;
+    let level = logs::init(&config.log);
     raise_descriptor_limit();
     block_on(async {
         let mut terminate =
             signal(SignalKind::terminate()).map_err(|e| Failure::failed(e.to_string()))?;
         let mut interrupt =
             signal(SignalKind::interrupt()).map_err(|e| Failure::failed(e.to_string()))?;
-        let node = Node::start(config, mode).await.map_err(Failure::failed)?;
+        let mut reload = match mode {
+            // Who closes the terminal of `tidings dev` means its end.
+            Mode::Dev => None,
+            Mode::Production => {
+                let hangup = signal(SignalKind::hangup());
+                Some(hangup.map_err(|e| Failure::failed(e.to_string()))?)
+            }
+        };
+        let mut node = Node::start(config, mode).await.map_err(Failure::failed)?;
         let addresses = node.addresses;
         let bound = match (args.json, mode) {
             (true, _) => Some(json(&addresses, &node.id.to_string(), mode)),
@@ -52,9 +64,25 @@ fn run(args: Run, mode: Mode) -> Result<(), Failure> {
             }
         };
         let asked = node.asked_to_leave();
-        let signalled = tokio::select! {
-            () = stop() => true,
-            () = asked => false,
+        tokio::pin!(asked);
+        let signalled = loop {
+            let reloaded = async {
+                match &mut reload {
+                    Some(hangup) => hangup.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop() => break true,
+                () = &mut asked => break false,
+                // Signals that come meanwhile are one more.
+                _ = reloaded => {
+                    // What is wrong is in the log.
+                    if node.reload(configuration).await.is_ok() {
+                        level.set(node.config().log.level);
+                    }
+                }
+            }
         };
         let now = async {
             // A hook that asked at the admin door is followed by the platform's signal: that is the first, not the second.

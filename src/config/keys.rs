@@ -68,7 +68,7 @@ fn collect(table: &Table, above: &str, in_list: bool, keys: &mut BTreeMap<String
 
 /// A configuration in which nothing is left out. What has optional parts is written in full, without `..`, so that a
 /// new one does not compile until it is here.
-fn filled() -> Config {
+pub(super) fn filled() -> Config {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let text = || Some(String::from("x"));
     Config {

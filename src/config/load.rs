@@ -7,6 +7,7 @@ use toml::{Table, Value};
 use super::Config;
 use super::file::{File, Step};
 use super::problem::{self, Problems};
+use super::table::to_table;
 
 /// The prefix of environment variables that are read: `TIDINGS_<SECTION>__<KEY>`. Without the double underscore a
 /// variable is somebody else's.
@@ -249,34 +250,6 @@ fn overrides(sources: &Sources) -> (Vec<Override>, Vec<String>) {
     }
     problems.extend(malformed);
     (overrides, problems)
-}
-
-/// Secrets are written as `***`; here they have to survive, so the table of the base gets them back.
-fn to_table(config: &Config) -> Result<Table, String> {
-    let mut table = Table::try_from(config).map_err(|e| e.to_string())?;
-    if let Some(Value::Array(keys)) = table.get_mut("api_keys") {
-        for (shown, real) in keys.iter_mut().zip(&config.api_keys) {
-            if let Value::Table(shown) = shown {
-                shown.insert("sha256".into(), real.sha256.expose().into());
-            }
-        }
-    }
-    if let (Some(Value::Table(shown)), Some(real)) = (
-        table.get_mut("jwt"),
-        config.jwt.as_ref().and_then(|jwt| jwt.key.as_ref()),
-    ) {
-        shown.insert("key".into(), real.expose().into());
-    }
-    if let (Some(Value::Table(shown)), Some(real)) = (
-        table.get_mut("consul"),
-        config
-            .consul
-            .as_ref()
-            .and_then(|consul| consul.token.as_ref()),
-    ) {
-        shown.insert("token".into(), real.expose().into());
-    }
-    Ok(table)
 }
 
 /// Lays one table over another; lists are replaced whole.

@@ -1,16 +1,19 @@
 //! The whole configuration: the sum of what each room reads. Only the composition root sees it.
 
+mod change;
 mod check;
 mod dev;
 mod file;
 mod keys;
 mod load;
 mod problem;
+mod table;
 #[cfg(test)]
 mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use change::Changes;
 #[cfg(test)]
 pub(crate) use keys::{Kind, known};
 pub use load::{Sources, load};
@@ -66,6 +69,13 @@ pub struct Config {
     pub hub: HubConfig,
     /// Logs.
     pub log: LogConfig,
+}
+
+impl Config {
+    /// Whether anything is kept.
+    pub fn keeps(&self) -> bool {
+        self.inbox.keep().is_some() || self.namespaces.iter().any(|n| n.keep().is_some())
+    }
 }
 
 /// `[node]`.

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use super::config::Scope;
 use super::listener;
-use super::service::ApiKeys;
+use super::service::LiveKeys;
 use crate::fleet::{Drain, Health};
 use crate::telemetry::Metrics;
 
@@ -39,7 +39,7 @@ pub fn routes(
     health: Arc<Health>,
     metrics: Metrics,
     drain: Arc<Drain>,
-    keys: Option<Arc<ApiKeys>>,
+    keys: Option<Arc<LiveKeys>>,
 ) -> Router {
     let guarded = Router::new()
         .route("/drain", get(outlook).post(begin_drain))
@@ -52,7 +52,9 @@ pub fn routes(
         let keys = keys.clone();
         async move {
             let allowed = keys.map_or(Ok(()), |keys| {
-                keys.authenticate(request.headers())?.require(Scope::Admin)
+                keys.now()
+                    .authenticate(request.headers())?
+                    .require(Scope::Admin)
             });
             match allowed {
                 Ok(()) => next.run(request).await,

@@ -295,7 +295,7 @@ impl Drain {
 
     /// The handshakes a second that one other node takes, if it is like this one.
     fn rate(&self) -> Option<u32> {
-        let rate = self.hub.limits.handshakes_per_second;
+        let rate = self.hub.limits.now().handshakes_per_second;
         (rate > 0).then_some(rate)
     }
 

@@ -1,10 +1,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::Limits;
+use super::{Limits, LiveLimits};
 
 /// Descriptors that a node keeps for itself: listeners, the service and admin doors, the backplane.
 const DESCRIPTORS_RESERVED: usize = 256;
@@ -12,10 +12,11 @@ const DESCRIPTORS_RESERVED: usize = 256;
 /// The node's limits on connections, shared by its shards.
 pub struct Admission {
     connections: AtomicUsize,
-    connections_max: usize,
-    per_ip_max: u32,
+    limits: LiveLimits,
+    /// What `connections` is, unless set.
+    connections_derived: usize,
     per_ip: Mutex<HashMap<IpAddr, u32>>,
-    handshakes: Option<Mutex<Bucket>>,
+    handshakes: Mutex<Bucket>,
 }
 
 /// Why there is no place. The word is the reason in metrics and in the `refused` frame.
@@ -93,6 +94,12 @@ impl Bucket {
         enough
     }
 
+    /// Goes on with another rate; what is there beyond it goes.
+    pub fn set_rate(&mut self, rate: u32) {
+        self.rate = f64::from(rate);
+        self.tokens = self.tokens.min(self.rate);
+    }
+
     /// Gives tokens back.
     pub fn give_back(&mut self, count: f64) {
         self.tokens = (self.tokens + count).min(self.rate);
@@ -100,21 +107,17 @@ impl Bucket {
 }
 
 impl Admission {
-    /// From the configuration; a limit of 0 connections is derived from the descriptor limit.
-    pub fn new(limits: &Limits) -> Self {
-        let connections_max = match limits.connections {
-            0 => descriptor_limit()
-                .saturating_sub(DESCRIPTORS_RESERVED)
-                .max(1),
-            set => set,
-        };
-        let rate = limits.handshakes_per_second;
+    /// A limit of 0 connections is derived from the descriptor limit.
+    pub fn new(limits: LiveLimits) -> Self {
+        let rate = limits.now().handshakes_per_second;
         Self {
             connections: AtomicUsize::new(0),
-            connections_max,
-            per_ip_max: limits.connections_per_ip,
+            limits,
+            connections_derived: descriptor_limit()
+                .saturating_sub(DESCRIPTORS_RESERVED)
+                .max(1),
             per_ip: Mutex::default(),
-            handshakes: (rate > 0).then(|| Mutex::new(Bucket::new(rate, Instant::now()))),
+            handshakes: Mutex::new(Bucket::new(rate, Instant::now())),
         }
     }
 
@@ -125,7 +128,14 @@ impl Admission {
 
     /// The most of them.
     pub fn connections_max(&self) -> usize {
-        self.connections_max
+        self.most(&self.limits.now())
+    }
+
+    fn most(&self, limits: &Limits) -> usize {
+        match limits.connections {
+            0 => self.connections_derived,
+            set => set,
+        }
     }
 
     /// A place for one connection, by the limits of node and IP, and a token from the handshake budget.
@@ -133,7 +143,8 @@ impl Admission {
     /// # Errors
     /// Which limit was met; nothing was taken.
     pub fn take(self: &Arc<Self>, ip: IpAddr) -> Result<PlaceGuard, NoPlace> {
-        if self.connections.fetch_add(1, Ordering::AcqRel) >= self.connections_max {
+        let limits = self.limits.now();
+        if self.connections.fetch_add(1, Ordering::AcqRel) >= self.most(&limits) {
             self.connections.fetch_sub(1, Ordering::AcqRel);
             return Err(NoPlace::NodeFull);
         }
@@ -142,35 +153,36 @@ impl Admission {
             ip,
             counted: false,
         };
-        if self.per_ip_max > 0 {
+        if limits.connections_per_ip > 0 {
             let mut per_ip = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
             let count = per_ip.entry(ip).or_default();
-            if *count >= self.per_ip_max {
+            if *count >= limits.connections_per_ip {
                 drop(per_ip);
                 return Err(NoPlace::IpFull);
             }
             *count += 1;
             place.counted = true;
         }
-        if let Some(bucket) = &self.handshakes
-            && !bucket
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(1.0, Instant::now())
-        {
-            return Err(NoPlace::OverBudget);
+        let rate = limits.handshakes_per_second;
+        if rate > 0 {
+            let mut bucket = self.bucket();
+            bucket.set_rate(rate);
+            if !bucket.take(1.0, Instant::now()) {
+                return Err(NoPlace::OverBudget);
+            }
         }
         Ok(place)
     }
 
     /// Gives the token of a handshake back: its ticket was not known.
     pub fn give_back(&self) {
-        if let Some(bucket) = &self.handshakes {
-            bucket
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .give_back(1.0);
-        }
+        self.bucket().give_back(1.0);
+    }
+
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.handshakes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -202,7 +214,7 @@ mod tests {
     fn admission(change: impl FnOnce(&mut Limits)) -> Arc<Admission> {
         let mut limits = Limits::default();
         change(&mut limits);
-        Arc::new(Admission::new(&limits))
+        Arc::new(Admission::new(LiveLimits::new(limits)))
     }
 
     #[test]

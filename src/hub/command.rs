@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::Limits;
 use super::delivery::Tally;
 use super::encoded::Encoded;
 use super::leave::Leave;
@@ -23,6 +24,8 @@ pub(super) enum Command {
     Replace {
         connection: crate::model::ConnectionId,
     },
+    /// Keep to these limits from now on.
+    Limits(Arc<Limits>),
     /// Accept nobody any more.
     StopAccepting,
     /// Make every session leave, each at a random moment within the time.

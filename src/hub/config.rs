@@ -1,5 +1,8 @@
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
 use crate::backplane::Keep;
@@ -103,6 +106,26 @@ impl Default for Limits {
             max_client_errors: 10,
             broadcast_users: 10_000,
         }
+    }
+}
+
+/// The limits of a running node, which a reload changes. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct LiveLimits(Arc<ArcSwap<Limits>>);
+
+impl LiveLimits {
+    /// Begins with these.
+    pub fn new(limits: Limits) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(limits)))
+    }
+
+    /// As they are now.
+    pub fn now(&self) -> Arc<Limits> {
+        self.0.load_full()
+    }
+
+    pub(super) fn replace(&self, limits: Arc<Limits>) {
+        self.0.store(limits);
     }
 }
 
@@ -233,10 +256,10 @@ pub enum PublishRule {
     Nobody,
 }
 
-/// The rules of all namespaces, by name.
-#[derive(Debug, Clone)]
+/// The rules of all namespaces, by name; a reload changes them.
+#[derive(Debug)]
 pub struct Namespaces {
-    listed: std::collections::HashMap<Box<str>, Rules>,
+    listed: ArcSwap<HashMap<Box<str>, Rules>>,
     unlisted: Rules,
 }
 
@@ -255,37 +278,39 @@ impl Namespaces {
     /// From the configuration. An unlisted namespace is `ticket`, `nobody` and not kept; with `open` (in dev) it is
     /// `any` and `any`.
     pub fn new(listed: &[Namespace], open: bool) -> Self {
-        let rules = |n: &Namespace| Rules {
-            subscribe: n.subscribe,
-            publish: n.publish,
-            keep: n.keep(),
+        let (subscribe, publish) = match open {
+            true => (SubscribeRule::Any, PublishRule::Any),
+            false => (SubscribeRule::Ticket, PublishRule::Nobody),
         };
         Self {
-            listed: listed
-                .iter()
-                .map(|n| (n.name.as_str().into(), rules(n)))
-                .collect(),
-            unlisted: if open {
-                Rules {
-                    subscribe: SubscribeRule::Any,
-                    publish: PublishRule::Any,
-                    keep: None,
-                }
-            } else {
-                Rules {
-                    subscribe: SubscribeRule::Ticket,
-                    publish: PublishRule::Nobody,
-                    keep: None,
-                }
+            listed: ArcSwap::from_pointee(by_name(listed)),
+            unlisted: Rules {
+                subscribe,
+                publish,
+                keep: None,
             },
         }
     }
 
+    /// Takes up other rules: what is asked from then on follows them. Who subscribes already stays.
+    pub fn replace(&self, listed: &[Namespace]) {
+        self.listed.store(Arc::new(by_name(listed)));
+    }
+
     /// The rules of a channel.
     pub fn of(&self, channel: &ChannelName) -> Rules {
-        self.listed
-            .get(channel.namespace())
-            .copied()
-            .unwrap_or(self.unlisted)
+        let listed = self.listed.load();
+        let rules = listed.get(channel.namespace());
+        rules.copied().unwrap_or(self.unlisted)
     }
+}
+
+fn by_name(listed: &[Namespace]) -> HashMap<Box<str>, Rules> {
+    let rules = |n: &Namespace| Rules {
+        subscribe: n.subscribe,
+        publish: n.publish,
+        keep: n.keep(),
+    };
+    let named = listed.iter();
+    named.map(|n| (n.name.as_str().into(), rules(n))).collect()
 }

@@ -120,7 +120,7 @@ impl State {
     }
 
     fn has_room(&mut self, key: SessionKey, encoded: &Encoded) -> bool {
-        let most = self.hub.limits.outbox_bytes / 2;
+        let most = self.limits.outbox_bytes / 2;
         let waits = self.get(key).map_or(0, |session| session.outbox.bytes());
         waits == 0 || waits + encoded.frame(Format::Json).len() <= most
     }
@@ -142,9 +142,9 @@ impl State {
         self.unsettled.outbox_bytes -= session.outbox.supersede(encoded) as i64;
         let node_full = !session.outbox.is_empty()
             && self.unsettled.node_outbox_bytes(&self.hub) + frame.len()
-                > self.hub.outbox_bytes_max;
+                > self.node_outbox_bytes_max;
         let waits = session.outbox.bytes();
-        if node_full || (waits > 0 && waits + frame.len() > self.hub.limits.outbox_bytes) {
+        if node_full || (waits > 0 && waits + frame.len() > self.limits.outbox_bytes) {
             return Pushed::Full;
         }
         if let Some(position) = encoded.inbox_position() {
@@ -184,7 +184,7 @@ impl State {
 
     /// Puts an encoded frame into an outbox, whatever the phase. One that does not fit makes a slow consumer.
     pub(super) fn push_frame(&mut self, key: SessionKey, frame: Bytes) {
-        let limit = self.hub.limits.outbox_bytes;
+        let limit = self.limits.outbox_bytes;
         let Some(session) = live(&mut self.slots, key) else {
             return;
         };

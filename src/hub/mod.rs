@@ -53,8 +53,8 @@ pub use admission::{Admission, Bucket, NoPlace, PlaceGuard, raise_descriptor_lim
 pub use answer::{Accepted, Applied, BroadcastAccepted, Draft, Refusal, Status};
 pub use close::CloseReason;
 pub use config::{
-    HeartbeatConfig, HubConfig, InboxConfig, Limits, Namespace, Namespaces, PublishRule, Rules,
-    SubscribeRule, UserLimit,
+    HeartbeatConfig, HubConfig, InboxConfig, Limits, LiveLimits, Namespace, Namespaces,
+    PublishRule, Rules, SubscribeRule, UserLimit,
 };
 pub use delivery::Delivery;
 pub use encoded::Format;
@@ -75,8 +75,8 @@ pub struct Hub {
     pub incarnation: u64,
     /// How often the hub writes.
     pub config: HubConfig,
-    /// Every limit.
-    pub limits: Limits,
+    /// Every limit, as it is now.
+    pub limits: LiveLimits,
     /// How dead peers are found.
     pub heartbeat: HeartbeatConfig,
     /// The rules of channels.
@@ -97,7 +97,8 @@ pub struct Hub {
     pub resume: Arc<ResumeTickets>,
     /// Where clients' publishes go.
     pub router: Arc<Router>,
-    pub(super) outbox_bytes_max: usize,
+    /// What `node_outbox_bytes` is, unless set.
+    outbox_bytes_derived: usize,
     /// How busy each shard is, in thousandths.
     pub(super) loads: Box<[AtomicU16]>,
     /// The node was told to leave: clients should not count on its connections.
@@ -111,7 +112,7 @@ pub struct HubParts {
     /// `[hub]`.
     pub config: HubConfig,
     /// `[limits]`.
-    pub limits: Limits,
+    pub limits: LiveLimits,
     /// `[heartbeat]`.
     pub heartbeat: HeartbeatConfig,
     /// `[inbox]`.
@@ -179,14 +180,10 @@ impl Hub {
             parts.inbox.keep(),
             (parts.metrics.clone(), parts.resume.clone()),
         ));
-        let outbox_bytes_max = match parts.limits.node_outbox_bytes {
-            0 => memory_bytes() / 4,
-            set => set,
-        };
         let hub = Arc::new(Self {
             node: parts.node,
             incarnation,
-            admission: Arc::new(Admission::new(&parts.limits)),
+            admission: Arc::new(Admission::new(parts.limits.clone())),
             config: parts.config,
             limits: parts.limits,
             heartbeat: parts.heartbeat,
@@ -198,7 +195,7 @@ impl Hub {
             catching_up: Arc::default(),
             resume: parts.resume,
             router,
-            outbox_bytes_max,
+            outbox_bytes_derived: memory_bytes() / 4,
             loads: commands.iter().map(|_| AtomicU16::new(0)).collect(),
             leaving: AtomicBool::new(false),
         });
@@ -215,6 +212,21 @@ impl Hub {
     pub fn outbox_bytes(&self) -> usize {
         // A counter of additions and subtractions in any order: it may dip below zero for a moment.
         usize::try_from(self.metrics.outbox_bytes.get()).unwrap_or(0)
+    }
+
+    /// The most of them.
+    pub(super) fn outbox_bytes_max(&self, limits: &Limits) -> usize {
+        match limits.node_outbox_bytes {
+            0 => self.outbox_bytes_derived,
+            set => set,
+        }
+    }
+
+    /// Takes up other limits: what is admitted, accepted, read and queued from then on keeps to them.
+    pub async fn take_up(&self, limits: Limits) {
+        let limits = Arc::new(limits);
+        self.limits.replace(limits.clone());
+        self.router.take_up(&limits).await;
     }
 
     /// How busy the busiest shard is: 0 to 1.

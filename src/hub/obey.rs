@@ -42,6 +42,7 @@ impl Shard {
                 let closing = self.clone().end(sessions, CloseReason::Replaced, None);
                 spawn_local(closing);
             }
+            Command::Limits(limits) => self.state.borrow_mut().take_up(limits),
             // The loop has ended on it.
             Command::End => {}
             Command::StopAccepting => self.stop_accepting.notify_one(),
@@ -162,13 +163,14 @@ impl Shard {
         let mut applied = 0;
         {
             let mut state = self.state.borrow_mut();
+            let most = state.limits.subscriptions;
             for key in self.find(&mut state, &sessions) {
                 let Some(session) = state.get(key) else {
                     continue;
                 };
                 let limit = match session.format.is_events() {
-                    true => self.hub.limits.subscriptions.min(CHANNELS_MAX),
-                    false => self.hub.limits.subscriptions,
+                    true => most.min(CHANNELS_MAX),
+                    false => most,
                 };
                 if !session.granted.contains(&channel) && session.granted.len() < limit {
                     session.granted.push(channel.clone());

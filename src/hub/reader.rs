@@ -49,9 +49,10 @@ pub(super) async fn read_loop(
     stream: Rc<TcpStream>,
     early: Vec<u8>,
 ) {
+    let limits = shard.hub.limits.now();
     let limits = codec::Limits {
-        message_bytes: shard.hub.limits.message_bytes,
-        fragments: shard.hub.limits.fragments,
+        message_bytes: limits.message_bytes,
+        fragments: limits.fragments,
     };
     let mut decoder = Decoder::new(Role::Server, limits);
     let mut pending = early;
@@ -283,6 +284,7 @@ impl Shard {
     ) {
         self.hub.metrics.client_error(code.name());
         let mut state = self.state.borrow_mut();
+        let most = state.limits.max_client_errors.max(1);
         state.reply(
             key,
             &ServerFrame::Error {
@@ -297,7 +299,7 @@ impl Shard {
         // A refusal of what was well asked is not the client's error.
         if matches!(code, ErrorCode::BadRequest) {
             session.errors += 1;
-            let many = session.errors >= self.hub.limits.max_client_errors.max(1);
+            let many = session.errors >= most;
             if many {
                 state.close(key, CloseReason::ClientErrors, None);
             }
@@ -337,10 +339,11 @@ impl Shard {
         let mut opened = None;
         let verdict = {
             let mut state = self.state.borrow_mut();
+            let most = state.limits.subscriptions;
             let Some(session) = state.get(key) else {
                 return;
             };
-            let full = session.channels().count() >= self.hub.limits.subscriptions;
+            let full = session.channels().count() >= most;
             let granted = session.granted.contains(&channel);
             match self.may_subscribe(&channel, granted) {
                 _ if session.subscribes_to(&address) => Ok(true),

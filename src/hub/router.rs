@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::command::Command;
 use super::delivery::Delivery;
-use super::{Leave, Namespaces, Refusal, SubscribeRule};
+use super::{Leave, Limits, Namespaces, Refusal, SubscribeRule};
 use crate::backplane::{Backplane, Keep, Streams};
 use crate::model::{Address, Ask, ChannelName, ConnectionId, ConnectionInfo, NodeId, Said, UserId};
 use crate::telemetry::Metrics;
@@ -113,6 +113,11 @@ impl Router {
                 let _ = shard.send(Command::Replace { connection }).await;
             }
         }
+    }
+
+    /// Tells every shard of other limits.
+    pub(super) async fn take_up(&self, limits: &Arc<Limits>) {
+        self.tell_all(|| Command::Limits(limits.clone())).await;
     }
 
     /// Tells every shard to accept nobody any more.

@@ -135,7 +135,7 @@ impl Shard {
         asked: Asked,
         (place, reservation): (PlaceGuard, Reservation),
     ) -> Result<Prepared, NotAdmitted> {
-        let limits = &self.hub.limits;
+        let limits = self.hub.limits.now();
         let mut user_place = None;
         if limits.connections_per_user > 0 {
             let (guard, count) = self.hub.delivery.take_user_place(&grant.user);
@@ -216,7 +216,7 @@ impl Shard {
     /// How many of a user's connections here, which are too many, make way for one that continues them.
     async fn make_way(&self, grant: &Grant, count: u32) -> u32 {
         match &grant.resumes {
-            Some(resumes) if count > self.hub.limits.connections_per_user => {
+            Some(resumes) if count > self.hub.limits.now().connections_per_user => {
                 let router = &self.hub.router;
                 router.held_here(&grant.user, &resumes.replaces).await
             }
@@ -378,7 +378,7 @@ impl Shard {
             true => 0,
             false => ticks(self.hub.heartbeat.interval),
         };
-        let rate = self.hub.limits.client_frames_per_second;
+        let rate = state.limits.client_frames_per_second;
         let lineage = reservation.lineage(grant);
         Session {
             id: reservation.connection(),

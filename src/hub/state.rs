@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use socket2::SockRef;
 
-use super::Hub;
 use super::close::CloseReason;
 use super::cursors::Cursors;
 use super::followers::Followers;
@@ -16,6 +15,7 @@ use super::leave::Leaving;
 use super::outbox::{OutboxPool, Unsettled, no_slices};
 use super::session::{Acks, Phase, Session, SessionKey, Transport};
 use super::wheel::{Tick, Wheel, ticks};
+use super::{Hub, Limits};
 use crate::model::{Address, unix_millis};
 use crate::wire::codec::{self, CloseCode, Opcode};
 use crate::wire::frames::ServerFrame;
@@ -48,6 +48,9 @@ pub(super) struct State {
     message_timeout: Tick,
     /// The drain, while there is one.
     pub(super) leaving: Option<Leaving>,
+    /// The node's, at hand: they are looked at for each message of each session.
+    pub(super) limits: Arc<Limits>,
+    pub(super) node_outbox_bytes_max: usize,
     /// Sessions that the shard's loop must wait for: their sockets are full.
     pub(super) stalled: Vec<SessionKey>,
     /// What was written and queued since it was last settled.
@@ -57,9 +60,12 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(hub: Arc<Hub>, index: usize) -> Self {
         let began = Instant::now();
+        let limits = hub.limits.now();
         Self {
             pong_timeout: ticks(hub.heartbeat.pong_timeout).max(1),
-            message_timeout: ticks(hub.limits.message_timeout).max(1),
+            message_timeout: ticks(limits.message_timeout).max(1),
+            node_outbox_bytes_max: hub.outbox_bytes_max(&limits),
+            limits,
             hub,
             index,
             began,
@@ -74,6 +80,13 @@ impl State {
             stalled: Vec::new(),
             unsettled: Unsettled::default(),
         }
+    }
+
+    /// Keeps to other limits from now on.
+    pub(super) fn take_up(&mut self, limits: Arc<Limits>) {
+        self.message_timeout = ticks(limits.message_timeout).max(1);
+        self.node_outbox_bytes_max = self.hub.outbox_bytes_max(&limits);
+        self.limits = limits;
     }
 
     /// Milliseconds of the shard's clock.
@@ -320,7 +333,7 @@ impl State {
         };
         session.last_write = millis;
         session.sent = tick;
-        if session.outbox.bytes() <= self.hub.limits.outbox_bytes / 4
+        if session.outbox.bytes() <= self.limits.outbox_bytes / 4
             && let Some(room) = session.room.take()
         {
             room.notify_one();

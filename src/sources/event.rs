@@ -2,6 +2,7 @@ use serde_json::value::RawValue;
 
 use super::{Pointer, SourceConfig};
 use crate::backplane::Once;
+use crate::hub::LiveLimits;
 use crate::model::{
     Address, Body, ChannelName, Message, MessageId, Target, UserId, sha256, unix_millis,
 };
@@ -46,7 +47,7 @@ pub(super) struct Reading {
     whom: Whom,
     message: Pointer,
     id: Option<Pointer>,
-    message_bytes: usize,
+    limits: LiveLimits,
 }
 
 enum Whom {
@@ -56,7 +57,7 @@ enum Whom {
 
 impl Reading {
     /// As a source is configured; without `user` and `channel` an event is `{"user_id":"42","message":…}`.
-    pub(super) fn of(config: &SourceConfig, message_bytes: usize) -> Self {
+    pub(super) fn of(config: &SourceConfig, limits: LiveLimits) -> Self {
         let field = |name: &str| Pointer::parse(name).expect("it begins with a slash");
         let (whom, message) = match (&config.user, &config.channel) {
             (Some(user), _) => (Whom::User(user.clone()), Pointer::default()),
@@ -68,7 +69,7 @@ impl Reading {
             whom,
             message: config.message.clone().unwrap_or(message),
             id: config.id.clone(),
-            message_bytes,
+            limits,
         }
     }
 
@@ -108,7 +109,7 @@ impl Reading {
             Ok(text) => Body::Text(text.into()),
             Err(_) => Body::Json(message.get().into()),
         };
-        if body.len() > self.message_bytes {
+        if body.len() > self.limits.now().message_bytes {
             return Err(Malformed::TooBig);
         }
         let own = self.own_id(event, id)?;
@@ -172,7 +173,12 @@ mod tests {
 
     fn reading(keys: &str) -> Reading {
         let text = format!("kind = \"redis-pubsub\"\ntopic = \"orders.completed\"\n{keys}");
-        Reading::of(&toml::from_str(&text).expect("a source"), 64)
+        let limits = crate::hub::Limits {
+            message_bytes: 64,
+            ..Default::default()
+        };
+        let source = toml::from_str(&text).expect("a source");
+        Reading::of(&source, LiveLimits::new(limits))
     }
 
     /// To whom, with which body.
@@ -219,8 +225,12 @@ mod tests {
         ];
         for (keys, to, body) in cases {
             let keys = keys.as_str();
-            let big = Reading {
+            let limits = crate::hub::Limits {
                 message_bytes: 1024,
+                ..Default::default()
+            };
+            let big = Reading {
+                limits: LiveLimits::new(limits),
                 ..reading(keys)
             };
             let message = big.read(event.as_bytes()).expect("well-formed");

@@ -19,7 +19,7 @@ use self::event::Reading;
 use self::stream::{StreamReader, StreamReading};
 use crate::backplane::redis::{Event, Log, LogConfig, Place, Topics};
 use crate::backplane::{BackplaneConfig, Later};
-use crate::hub::{Delivery, Router};
+use crate::hub::{Delivery, LiveLimits, Router};
 use crate::telemetry::SourceMetrics;
 
 pub use config::{Patience, SourceConfig, SourceKind};
@@ -31,8 +31,8 @@ pub struct Bound {
     pub delivery: Arc<Delivery>,
     /// What must not be lost is pushed.
     pub router: Arc<Router>,
-    /// `[limits] message_bytes`.
-    pub message_bytes: usize,
+    /// What is too much.
+    pub limits: LiveLimits,
     /// Counters.
     pub metrics: SourceMetrics,
     /// Turns true when nothing more is to be taken from streams.
@@ -88,7 +88,7 @@ fn topic_readers(
             Entry::Vacant(entry) => entry.insert((source.place(backplane)?, Readings::new())),
         };
         let of_topic = readings.entry(source.topic.clone()).or_default();
-        of_topic.push(Reading::of(source, bound.message_bytes));
+        of_topic.push(Reading::of(source, bound.limits.clone()));
     }
     let mut tasks: Vec<Later<'static, ()>> = Vec::new();
     for (place, readings) in places.into_values() {
@@ -133,7 +133,7 @@ fn stream_readers(
         };
         let reading = |source: &&SourceConfig| StreamReading {
             field: source.field().to_owned(),
-            reading: Reading::of(source, bound.message_bytes),
+            reading: Reading::of(source, bound.limits.clone()),
         };
         let reader = StreamReader {
             topic: topic.to_owned(),

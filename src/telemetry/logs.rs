@@ -1,17 +1,28 @@
 use std::error::Error;
 use std::io::IsTerminal as _;
 
-use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, reload};
 
 use super::{LogConfig, LogFormat, LogLevel};
 
+/// What changes the level while a process logs.
+pub struct Level(reload::Handle<Targets, Registry>);
+
+impl Level {
+    /// Logs at another level from now on.
+    pub fn set(&self, level: LogLevel) {
+        // An error means that nobody logs any more.
+        let _ = self.0.reload(filter(level));
+    }
+}
+
 /// Begins to log to stderr. Only the first call of a process counts.
-pub fn init(config: &LogConfig) {
+pub fn init(config: &LogConfig) -> Level {
     let text = match config.format {
         LogFormat::Auto => std::io::stderr().is_terminal(),
         LogFormat::Text => true,
@@ -22,21 +33,23 @@ pub fn init(config: &LogConfig) {
         true => layer.boxed(),
         false => layer.json().flatten_event(true).boxed(),
     };
+    let (filter, level) = reload::Layer::new(filter(config.level));
     // A second call is a test's, which shares its process.
     let _ = tracing_subscriber::registry()
-        .with(layer.with_filter(filter(config.level)))
+        .with(layer.with_filter(filter))
         .try_init();
+    Level(level)
 }
 
 /// Our own at the level asked for, libraries at `warn` whatever is asked: below it they log headers, and headers hold
 /// tickets and keys.
 pub fn filter(level: LogLevel) -> Targets {
     let level = match level {
-        LogLevel::Error => Level::ERROR,
-        LogLevel::Warn => Level::WARN,
-        LogLevel::Info => Level::INFO,
-        LogLevel::Debug => Level::DEBUG,
-        LogLevel::Trace => Level::TRACE,
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
     };
     Targets::new()
         .with_default(LevelFilter::WARN)
@@ -63,10 +76,16 @@ mod tests {
     fn libraries_are_held_at_warn_whatever_is_asked() {
         let filter = filter(LogLevel::Trace);
         for library in ["h2::codec", "hyper::proto", "tonic", "rustls", "reqwest"] {
-            assert!(!filter.would_enable(library, &Level::INFO), "{library}");
-            assert!(filter.would_enable(library, &Level::WARN), "{library}");
+            assert!(
+                !filter.would_enable(library, &tracing::Level::INFO),
+                "{library}"
+            );
+            assert!(
+                filter.would_enable(library, &tracing::Level::WARN),
+                "{library}"
+            );
         }
-        assert!(filter.would_enable("tidings::hub", &Level::TRACE));
+        assert!(filter.would_enable("tidings::hub", &tracing::Level::TRACE));
     }
 
     #[test]

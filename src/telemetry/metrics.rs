@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::{ConsulMetrics, SourceMetrics};
+use super::{ConsulMetrics, ReloadMetrics, SourceMetrics};
 use crate::model::Address;
 
 /// One label with a fixed set of values.
@@ -201,6 +201,8 @@ pub struct Metrics {
     pub sources: SourceMetrics,
     /// Consul.
     pub consul: ConsulMetrics,
+    /// Reloads of the configuration.
+    pub reloads: ReloadMetrics,
 }
 
 impl Default for Metrics {
@@ -226,6 +228,8 @@ impl Metrics {
         sources.register(&mut registry);
         let consul = ConsulMetrics::default();
         consul.register(&mut registry);
+        let reloads = ReloadMetrics::default();
+        reloads.register(&mut registry);
         Self {
             streams,
             connections: metric!("connections", "Open sessions", Gauge::default()),
@@ -356,6 +360,7 @@ impl Metrics {
             },
             sources,
             consul,
+            reloads,
             client_errors: metric!("client_errors", "Bad client frames", Family::default()),
             registry: std::sync::Arc::new(registry),
         }

@@ -4,12 +4,14 @@ mod consul;
 /// Structured logs.
 pub mod logs;
 mod metrics;
+mod reloads;
 mod sources;
 
 use serde::{Deserialize, Serialize};
 
 pub use consul::ConsulMetrics;
 pub use metrics::{BackplaneMetrics, Call, Closed, Metrics, Reason};
+pub use reloads::ReloadMetrics;
 pub use sources::{SourceMetrics, StreamEvent};
 
 /// `[log]`.

@@ -71,7 +71,7 @@ pub(super) async fn tickets(
         refusal.count(arrival);
         refusal.response()
     };
-    let origin = match door.origins.check(request.headers()) {
+    let origin = match door.live.load().origins.check(request.headers()) {
         Ok(origin) => origin,
         Err(refusal) => return refused(refusal),
     };
@@ -123,7 +123,7 @@ async fn issue(
     arrival: &Arrival,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
-    if door.jwt.is_none() {
+    if door.jwt().is_none() {
         return Err(Refusal::new(
             Kind::NotFound,
             "this node takes no JWT: [jwt] is not configured; a service issues tickets at the service door",

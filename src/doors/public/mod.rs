@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -31,6 +32,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+use crate::doors::config::PublicConfig;
 use crate::hub::Shard;
 use crate::tickets::{JwtVerifier, Tickets};
 use answer::Answer;
@@ -47,34 +49,60 @@ const TOLD_AT_ONCE: usize = 1024;
 
 /// The public door of a node; one for all shards.
 pub struct Public {
-    origins: Origins,
-    proxies: Proxies,
+    live: ArcSwap<Live>,
+    same_host: bool,
     tickets: Arc<Tickets>,
-    jwt: Option<JwtVerifier>,
     url: Option<String>,
     playground: Option<Playground>,
     told: Arc<Semaphore>,
 }
 
+/// What a reload changes, as a whole.
+struct Live {
+    origins: Origins,
+    proxies: Proxies,
+    jwt: Option<Arc<JwtVerifier>>,
+}
+
+impl Live {
+    fn new(config: &PublicConfig, same_host: bool, jwt: Option<Arc<JwtVerifier>>) -> Self {
+        Self {
+            origins: Origins::new(&config.allowed_origins, same_host),
+            proxies: Proxies::new(config),
+            jwt,
+        }
+    }
+}
+
 impl Public {
     /// `same_host` also allows every origin on the host that the request names (in dev).
     pub fn new(
-        config: &super::config::PublicConfig,
+        config: &PublicConfig,
         same_host: bool,
         tickets: Arc<Tickets>,
-        jwt: Option<JwtVerifier>,
+        jwt: Option<Arc<JwtVerifier>>,
         url: Option<String>,
         playground: Option<Playground>,
     ) -> Self {
         Self {
-            origins: Origins::new(&config.allowed_origins, same_host),
-            proxies: Proxies::new(config),
+            live: ArcSwap::from_pointee(Live::new(config, same_host, jwt)),
+            same_host,
             tickets,
-            jwt,
             url,
             playground,
             told: Arc::new(Semaphore::new(TOLD_AT_ONCE)),
         }
+    }
+
+    /// Goes on with other origins, trusted proxies and keys for JWTs, from the next request on.
+    pub fn take_up(&self, config: &PublicConfig, jwt: Option<Arc<JwtVerifier>>) {
+        let live = Live::new(config, self.same_host, jwt);
+        self.live.store(Arc::new(live));
+    }
+
+    /// Who checks JWTs now.
+    pub fn jwt(&self) -> Option<Arc<JwtVerifier>> {
+        self.live.load().jwt.clone()
     }
 
     /// Serves one connection, on the shard's thread: accepted, its PROXY header where its peer sends one, then HTTP.
@@ -84,7 +112,7 @@ impl Public {
             &stream,
             shard.hub.heartbeat.interval + shard.hub.heartbeat.pong_timeout,
         );
-        if !self.proxies.expects_header(peer) {
+        if !self.live.load().proxies.expects_header(peer) {
             self.http(shard, stream, peer, accepted);
             return;
         }
@@ -117,7 +145,7 @@ impl Public {
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(left.max(Duration::from_millis(1)))
-            .max_buf_size(shard.hub.limits.header_bytes.max(8 << 10));
+            .max_buf_size(shard.hub.limits.now().header_bytes.max(8 << 10));
         // The first request's time runs from the accepted connection; that of a later one, on a kept connection, from its own beginning.
         let accepted = Rc::new(Cell::new(Some(accepted)));
         let (door, metrics, first) = (self.clone(), shard.hub.metrics.clone(), accepted.clone());
@@ -125,7 +153,11 @@ impl Public {
         let service = service_fn(move |request: Request<Incoming>| {
             let arrival = Arrival {
                 shard: shard.clone(),
-                client: door.proxies.client(peer.ip(), request.headers()),
+                client: door
+                    .live
+                    .load()
+                    .proxies
+                    .client(peer.ip(), request.headers()),
                 deadline: first.take().unwrap_or_else(Instant::now) + time,
             };
             let door = door.clone();
@@ -200,7 +232,7 @@ impl Public {
 
 /// How long a handshake may take.
 fn handshake_time(shard: &Shard) -> Duration {
-    let limits = &shard.hub.limits;
+    let limits = shard.hub.limits.now();
     limits.handshake_timeout.max(Duration::from_millis(1))
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn verify(
     token: &Secret,
     not_good: &'static str,
 ) -> Result<Grant, Refusal> {
-    let reason = match &door.jwt {
+    let reason = match door.jwt() {
         // Nobody can have a good one for this node.
         None => "not_configured",
         Some(jwt) => match jwt.verify(token.expose()).await {

@@ -44,7 +44,7 @@ pub(super) async fn answer(
         refusal.count(arrival);
         refusal.response().map(Answer::from)
     };
-    let origin = match door.origins.check(request.headers()) {
+    let origin = match door.live.load().origins.check(request.headers()) {
         Ok(origin) => origin,
         Err(refusal) => return refused(refusal),
     };

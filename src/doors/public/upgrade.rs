@@ -93,7 +93,7 @@ async fn admit(
     } else {
         Handshake::parse(request)?
     };
-    let origin = door.origins.check(request.headers())?;
+    let origin = door.live.load().origins.check(request.headers())?;
     let shard = &arrival.shard;
     let hub = &shard.hub;
     let place = take_place(arrival)?;

@@ -5,10 +5,11 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use super::error::{ApiError, Code};
-use super::keys::{ApiKey, ApiKeys};
+use super::keys::ApiKey;
+use super::live_keys::LiveKeys;
 use crate::backplane::{Leases, Once};
 use crate::doors::config::Scope;
-use crate::hub::{ACCEPT_TIMEOUT, Accepted, Applied, BroadcastAccepted, Draft, Limits, Router};
+use crate::hub::{ACCEPT_TIMEOUT, Accepted, Applied, BroadcastAccepted, Draft, LiveLimits, Router};
 use crate::model::{Address, Body, ChannelName, Class, ConnectionId, Sessions, UserId, sha256};
 use crate::telemetry::{Call, Metrics};
 use crate::tickets::{GrantFields, IssueRequest, Issued, Tickets};
@@ -27,9 +28,9 @@ pub struct Api {
     /// Which nodes there are.
     pub leases: Arc<dyn Leases>,
     /// Who may call.
-    pub keys: ApiKeys,
+    pub keys: Arc<LiveKeys>,
     /// What is too much.
-    pub limits: Limits,
+    pub limits: LiveLimits,
     /// How clients reach the public door.
     pub url: Option<String>,
     /// Counters.
@@ -83,7 +84,7 @@ impl Api {
         scope: Scope,
         headers: &HeaderMap,
     ) -> Result<Arc<ApiKey>, ApiError> {
-        let known = self.keys.authenticate(headers);
+        let known = self.keys.now().authenticate(headers);
         let name = known.as_ref().map_or("?", |caller| caller.name());
         let allowed = match &known {
             Ok(caller) => caller.require(scope),
@@ -155,8 +156,8 @@ impl Api {
             }
             Some(Given::Binary(bytes)) => Body::Binary(bytes),
         };
-        if body.len() > self.limits.message_bytes {
-            let most = self.limits.message_bytes;
+        let most = self.limits.now().message_bytes;
+        if body.len() > most {
             return Err(ApiError::invalid(
                 "message",
                 format!(
@@ -222,7 +223,7 @@ impl Api {
                 "or everyone must be given, and not both",
             ));
         }
-        let most = self.limits.broadcast_users;
+        let most = self.limits.now().broadcast_users;
         if users.len() > most {
             return Err(ApiError::invalid(
                 "user_ids",

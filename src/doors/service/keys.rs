@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,10 +20,14 @@ pub struct ApiKey {
     hash: [u8; 32],
     scopes: Vec<Scope>,
     patterns: Vec<Pattern>,
+    pushes_per_second: u32,
     rate: Option<Mutex<Bucket>>,
+    /// A reload removed or changed it.
+    over: AtomicBool,
 }
 
 /// An address, or the beginning of some.
+#[derive(PartialEq)]
 struct Pattern {
     start: String,
     open: bool,
@@ -47,6 +52,16 @@ impl ApiKeys {
             keys.push(Arc::new(key));
         }
         Ok(Self(keys))
+    }
+
+    /// Goes on with those of the ones before that are the same; the others are over.
+    pub(super) fn take_over(&mut self, before: &Self) {
+        for old in &before.0 {
+            match self.0.iter_mut().find(|new| new.allows_the_same_as(old)) {
+                Some(new) => *new = old.clone(),
+                None => old.over.store(true, Ordering::Relaxed),
+            }
+        }
     }
 
     /// Whether the well-known key of `tidings dev` is among them.
@@ -107,8 +122,32 @@ impl ApiKey {
                 .iter()
                 .map(|p| Pattern::parse(p))
                 .collect::<Result<_, _>>()?,
+            pushes_per_second: rate,
             rate: (rate > 0).then(|| Mutex::new(Bucket::new(rate, Instant::now()))),
+            over: AtomicBool::new(false),
         })
+    }
+
+    /// Demands that it still counts: a stream that it opened may outlive it.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`.
+    pub fn require_current(&self) -> Result<(), ApiError> {
+        match self.over.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => {
+                let detail = "the API key was removed or changed; begin the stream again";
+                Err(ApiError::new(Code::Unauthenticated, detail))
+            }
+        }
+    }
+
+    fn allows_the_same_as(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.hash == other.hash
+            && self.scopes == other.scopes
+            && self.patterns == other.patterns
+            && self.pushes_per_second == other.pushes_per_second
     }
 
     /// Its name.

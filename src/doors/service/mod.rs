@@ -6,6 +6,7 @@ mod error;
 mod grpc;
 mod http;
 mod keys;
+mod live_keys;
 mod questions;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::proto::tidings::v1 as pb;
 pub use api::Api;
 pub use error::{ApiError, Code};
 pub use keys::{ApiKey, ApiKeys};
+pub use live_keys::LiveKeys;
 
 /// The services that `grpc.health.v1` tells about; the first is the door as a whole.
 const HEALTH_NAMES: [&str; 5] = [

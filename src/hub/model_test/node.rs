@@ -13,7 +13,7 @@ use super::world::{Link, Run, World};
 use crate::hub::session::SessionKey;
 use crate::hub::{
     Asked, EventStream, HeartbeatConfig, Hub, HubConfig, HubParts, InboxConfig, Intake, Limits,
-    Namespace, Namespaces, PublishRule, Shard, SubscribeRule,
+    LiveLimits, Namespace, Namespaces, PublishRule, Shard, SubscribeRule,
 };
 use crate::model::{ChannelName, Grant, NodeId, Secret};
 use crate::telemetry::Metrics;
@@ -141,14 +141,14 @@ fn parts(shards: usize, keeps: u32, metrics: &Metrics) -> HubParts {
             coalesce: Duration::ZERO,
             queue: 64,
         },
-        limits: Limits {
+        limits: LiveLimits::new(Limits {
             connections: 1000,
             connections_per_user: 0,
             outbox_bytes: OUTBOX,
             node_outbox_bytes: 64 << 20,
             handshakes_per_second: 0,
             ..Limits::default()
-        },
+        }),
         heartbeat: HeartbeatConfig {
             interval: Duration::ZERO,
             ..HeartbeatConfig::default()

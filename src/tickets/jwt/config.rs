@@ -16,7 +16,7 @@ pub(super) const SECRET_MIN_BYTES: usize = 32;
 
 /// `[jwt]`: who may swap a JWT for a ticket. The keys come from exactly one of `key`, `public_key`, `key_file`,
 /// `jwks_file` and `jwks_url`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct JwtConfig {
     /// An HS256 secret of at least 32 bytes.

@@ -127,6 +127,11 @@ impl JwtVerifier {
         })
     }
 
+    /// Whether it was made from the same section.
+    pub fn is_by(&self, config: &JwtConfig) -> bool {
+        self.config == *config
+    }
+
     /// Checks a token and reads its grant: the user, and `channels`. `device` and `since` are not a token's to say.
     ///
     /// The grant's `session_seconds` stays none: a JWT opens a session, and the session outlives it. Who must end one

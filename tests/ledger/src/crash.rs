@@ -116,7 +116,7 @@ async fn within(binary: &Path, folder: &Path, crash: Crash) -> Result<bool> {
 fn judge(outcome: &Outcome, crash: &Crash, blow: Blow) -> Verdict {
     let mut verdict = Verdict::default();
     pushes(&mut verdict, outcome);
-    let spans = || outcome.clients.iter().flat_map(|(_, spans)| spans);
+    let spans = || outcome.clients.iter().flat_map(|client| &client.spans);
     let cut = spans().filter(|span| span.end.is_some_and(|end| end >= blow.at));
     let cut = cut.count();
     verdict.promise("connections that were cut", cut, cut > 0);
@@ -186,8 +186,9 @@ fn timed(verdict: &mut Verdict, crash: &Crash, name: &str, value: String, kept: 
 
 /// How many handshakes were refused with a code.
 fn refused(outcome: &Outcome, code: &str) -> u64 {
-    let ends = &outcome.report.ends;
-    ends.get(&format!("refused: {code}"))
+    let refusals = &outcome.report.refusals;
+    refusals
+        .get(&format!("refused: {code}"))
         .copied()
         .unwrap_or_default()
 }

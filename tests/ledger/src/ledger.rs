@@ -112,6 +112,8 @@ pub(crate) struct ClientLog {
     /// What [`ClientLog::awaits`] looks up: ids that it saw, and when it was last told of a loss.
     ids: HashSet<Box<str>>,
     told: HashMap<Stream, Stamp>,
+    /// When each stream was first open.
+    opened: HashMap<Stream, Stamp>,
 }
 
 impl ClientLog {
@@ -124,6 +126,9 @@ impl ClientLog {
     }
 
     pub(crate) fn push(&mut self, event: Event) {
+        if let What::Opened { stream, .. } = &event.what {
+            self.opened.entry(stream.clone()).or_insert(event.at);
+        }
         match &event.what {
             What::Message { id, .. } => {
                 self.ids.insert(id.clone());
@@ -147,10 +152,13 @@ impl ClientLog {
         self.events.push(event);
     }
 
-    /// Whether a message has neither come nor been covered by a loss that was told.
+    /// Whether a message that is due to it has neither come nor been covered by a loss that was told.
     pub(crate) fn awaits(&self, push: &Push, id: &str) -> bool {
         let told = self.told.get(&push.key.stream);
-        !self.ids.contains(id) && told.is_none_or(|told| *told < push.begun)
+        let opened = self.opened.get(&push.key.stream);
+        opened.is_some_and(|opened| *opened < push.begun)
+            && !self.ids.contains(id)
+            && told.is_none_or(|told| *told < push.begun)
     }
 }
 

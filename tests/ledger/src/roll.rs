@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::fleet::Result;
-use crate::scene::{Folder, Load, Outcome, Scene, millis, pushes, seconds, three};
+use crate::scene::{Client, Folder, Load, Outcome, Scene, millis, pushes, seconds, three};
 use crate::spans::{Span, Step, busiest, ends, quantile, steps};
 use crate::verdict::Verdict;
 
@@ -59,9 +59,10 @@ impl Roll {
                 arrivals_per_second: 80,
             },
             budget: 100,
-            deregister_delay: Duration::from_millis(1500),
-            spread: Duration::from_secs(5),
-            grace: Duration::from_secs(2),
+            // HAProxy looks each second, and believes the second look.
+            deregister_delay: Duration::from_secs(3),
+            spread: Duration::from_secs(4),
+            grace: Duration::from_secs(4),
             calm: Duration::from_secs(1),
             early: false,
             freeze: Duration::ZERO,
@@ -153,7 +154,7 @@ fn judge(outcome: &Outcome, roll: &Roll) -> Verdict {
     let mut verdict = Verdict::default();
     let report = &outcome.report;
     pushes(&mut verdict, outcome);
-    let all = || outcome.clients.iter().flat_map(|(_, spans)| spans);
+    let all = || outcome.clients.iter().flat_map(|client| &client.spans);
     let cut = all().filter(|span| span.end.is_some() && span.code.is_none());
     verdict.nothing("closes with 1006", cut.count() as u64);
     obeying(&mut verdict, outcome);
@@ -172,33 +173,45 @@ fn judge(outcome: &Outcome, roll: &Roll) -> Verdict {
         "connections that could not be had",
         report.refused_connections,
     );
+    for (why, count) in &report.refusals {
+        verdict.figure(&format!("  {why:.46}"), count);
+    }
     verdict
 }
 
 fn obeying(verdict: &mut Verdict, outcome: &Outcome) {
-    let clients = || outcome.clients.iter().filter(|(obeys, _)| *obeys);
-    let spans = || clients().flat_map(|(_, spans)| spans);
-    let unasked = spans().filter(|span| span.end.is_some() && !span.told);
-    let still = clients().filter(|(_, spans)| !spans.iter().any(|span| span.told));
+    let clients = || outcome.clients.iter().filter(|client| client.obeys);
+    let spans = || clients().flat_map(|client| client.spans.iter().map(move |span| (client, span)));
+    let still = clients().filter(|client| !client.spans.iter().any(|span| span.told));
     let mut overlaps = Vec::new();
     let mut blackouts = Vec::new();
-    for step in clients().flat_map(|(_, spans)| steps(spans, outcome.over)) {
-        match step {
-            Step::Overlap(time) => overlaps.push(time),
-            Step::Blackout(time) => blackouts.push(time),
+    let mut dark = Vec::new();
+    for client in clients() {
+        for (span, step) in steps(&client.spans, outcome.over) {
+            match step {
+                Step::Overlap(time) => overlaps.push(time),
+                Step::Blackout(time) => {
+                    blackouts.push(time);
+                    dark.push(format!(
+                        "{}: {span}, then {} without",
+                        client.name,
+                        millis(time)
+                    ));
+                }
+            }
         }
     }
-    verdict.figure(
-        "moves of clients that obey",
-        overlaps.len() + blackouts.len(),
-    );
+    let moves = overlaps.len() + blackouts.len();
+    verdict.figure("moves of clients that obey", moves);
     // Every node is replaced, so everyone has to move: else the rest proves nothing.
     verdict.nothing("clients that obey and never moved", still.count() as u64);
-    verdict.nothing(
-        "their connections that ended unasked",
-        unasked.count() as u64,
-    );
+    let unasked = || spans().filter(|(_, span)| span.end.is_some() && !span.told);
+    let name = "their connections that ended unasked";
+    verdict.nothing(name, unasked().count() as u64);
+    let told = |(client, span): (&Client, &Span)| format!("{}: {span}", client.name);
+    verdict.examples(name, unasked().map(told));
     verdict.nothing("moves with a blackout", blackouts.len() as u64);
+    verdict.examples("moves with a blackout", dark.into_iter());
     verdict.promise(
         "longest blackout of a client that obeys",
         millis(quantile(&mut blackouts, 1.0)),
@@ -211,10 +224,10 @@ fn obeying(verdict: &mut Verdict, outcome: &Outcome) {
 }
 
 fn stubborn(verdict: &mut Verdict, outcome: &Outcome) {
-    let clients = outcome.clients.iter().filter(|(obeys, _)| !*obeys);
-    let steps = clients.flat_map(|(_, spans): &(bool, Vec<Span>)| steps(spans, outcome.over));
+    let clients = outcome.clients.iter().filter(|client| !client.obeys);
+    let steps = clients.flat_map(|client| steps(&client.spans, outcome.over));
     let mut blackouts: Vec<_> = steps
-        .map(|step| match step {
+        .map(|(_, step)| match step {
             Step::Overlap(_) => Duration::ZERO,
             Step::Blackout(time) => time,
         })
@@ -247,15 +260,20 @@ mod tests {
         }
     }
 
-    /// What is broken in a roll in which one client that obeys had these connections, and one that does not had none.
+    /// What is broken in a roll in which a client that obeys had these connections.
     fn broken(spans: Vec<Span>) -> Vec<String> {
         let mut report = Report::default();
         report.due = 1;
         let outcome = Outcome {
             report,
-            clients: vec![(true, spans), (false, Vec::new())],
+            clients: vec![Client {
+                name: "u0".into(),
+                obeys: true,
+                spans,
+            }],
             answers: Answers::default(),
             over: at(100_000),
+            settled: true,
         };
         judge(&outcome, &Roll::short(1)).broken()
     }

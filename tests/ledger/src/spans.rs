@@ -60,8 +60,23 @@ pub(crate) fn spans(log: &ClientLog) -> Vec<Span> {
     spans
 }
 
+impl std::fmt::Display for Span {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let told = if self.told {
+            "told to go"
+        } else {
+            "not told to go"
+        };
+        write!(f, "welcome at {}, {told}", self.welcome)?;
+        match self.end {
+            Some(end) => write!(f, ", ended at {end} with {:?} {}", self.code, self.why),
+            None => write!(f, ", open"),
+        }
+    }
+}
+
 /// How a client went on after each connection that ended, until `over`.
-pub(crate) fn steps(spans: &[Span], over: Stamp) -> Vec<Step> {
+pub(crate) fn steps(spans: &[Span], over: Stamp) -> Vec<(&Span, Step)> {
     let mut steps = Vec::new();
     for (at, span) in spans.iter().enumerate() {
         let Some(end) = span.end else { continue };
@@ -73,7 +88,7 @@ pub(crate) fn steps(spans: &[Span], over: Stamp) -> Vec<Step> {
             .filter(|other| other.welcome < end && other.end.is_none_or(|its| its > end))
             .map(|other| other.welcome.max(span.welcome))
             .min();
-        steps.push(match open {
+        let step = match open {
             Some(since) => Step::Overlap(end.after(since)),
             None => {
                 let next = others
@@ -82,7 +97,8 @@ pub(crate) fn steps(spans: &[Span], over: Stamp) -> Vec<Step> {
                     .min();
                 Step::Blackout(next.unwrap_or(over).after(end))
             }
-        });
+        };
+        steps.push((span, step));
     }
     steps
 }
@@ -169,7 +185,7 @@ mod tests {
         let spans = spans(&log);
         assert!(spans[0].told && !spans[1].told);
         let overlap = Step::Overlap(Duration::from_millis(3));
-        assert_eq!(steps(&spans, at(500)), [overlap]);
+        assert_eq!(steps(&spans, at(500)), [(&spans[0], overlap)]);
     }
 
     #[test]
@@ -181,9 +197,11 @@ mod tests {
             (200, 2, closed(None)),
         ]);
         let blackout = |ms| Step::Blackout(Duration::from_millis(ms));
-        assert_eq!(steps(&spans(&log), at(500)), [blackout(40), blackout(300)]);
+        let spans = spans(&log);
+        let steps: Vec<Step> = steps(&spans, at(500)).into_iter().map(|s| s.1).collect();
+        assert_eq!(steps, [blackout(40), blackout(300)]);
         assert_eq!(
-            ends(spans(&log).iter()).into_keys().collect::<Vec<_>>(),
+            ends(spans.iter()).into_keys().collect::<Vec<_>>(),
             ["1006 ", "1012 "]
         );
     }

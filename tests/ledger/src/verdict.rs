@@ -8,7 +8,11 @@ use crate::checker::Report;
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     rows: Vec<(String, String, Option<bool>)>,
+    examples: Vec<String>,
 }
+
+/// Examples that are told of what was broken.
+const EXAMPLES: usize = 8;
 
 impl Verdict {
     /// What is only told.
@@ -24,6 +28,16 @@ impl Verdict {
     /// A count that has to be nothing.
     pub(crate) fn nothing(&mut self, name: &str, count: u64) {
         self.promise(name, count, count == 0);
+    }
+
+    /// Tells some of what a count counts, below the table.
+    pub(crate) fn examples(&mut self, of: &str, examples: impl Iterator<Item = String>) {
+        for (at, example) in examples.take(EXAMPLES).enumerate() {
+            if at == 0 {
+                self.examples.push(format!("\n{of}:"));
+            }
+            self.examples.push(format!("  {example}"));
+        }
     }
 
     /// The promises that were not kept.
@@ -56,6 +70,9 @@ impl fmt::Display for Verdict {
                 Some(false) => "  BROKEN",
             };
             writeln!(f, "{name:<52} {value:>22}{kept}")?;
+        }
+        for line in &self.examples {
+            writeln!(f, "{line}")?;
         }
         Ok(())
     }

@@ -115,6 +115,7 @@ impl Lane {
     }
 
     async fn push(&self, request: Option<pb::PushRequest>) -> Result<pb::PushResponse, ApiError> {
+        self.caller.require_current()?;
         let request = request.ok_or_else(|| ApiError::invalid("push", "is missing"))?;
         let deadline = Instant::now() + CALL_TIMEOUT;
         let deadline = self.last.map_or(deadline, |last| deadline.min(last));

@@ -187,7 +187,7 @@ pub(super) async fn read<T: DeserializeOwned>(api: &Api, request: Request) -> Re
         ));
     }
     // JSON may write each byte of a text as six.
-    let most = api.limits.message_bytes * 6 + BODY_EXTRA_BYTES;
+    let most = api.limits.now().message_bytes * 6 + BODY_EXTRA_BYTES;
     let body = Limited::new(request.into_body(), most).collect();
     let bytes = tokio::time::timeout(BODY_TIMEOUT, body)
         .await

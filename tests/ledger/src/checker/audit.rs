@@ -99,7 +99,7 @@ impl<'a> Audit<'a> {
                 }
                 What::Refused { why } => {
                     self.report.refused_connections += 1;
-                    *self.report.ends.entry(why.clone()).or_default() += 1;
+                    *self.report.refusals.entry(why.clone()).or_default() += 1;
                 }
                 What::Odd { why } => self.report.fault(Fault::OffTheWire, || {
                     format!("{} at {}: {why}", log.name, event.at)

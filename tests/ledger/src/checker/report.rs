@@ -100,8 +100,10 @@ pub(crate) struct Report {
     pub(crate) anew: u64,
     pub(crate) connections: u64,
     pub(crate) refused_connections: u64,
-    /// How connections ended and why they could not be had.
+    /// How connections ended.
     pub(crate) ends: BTreeMap<String, u64>,
+    /// Why they could not be had.
+    pub(crate) refusals: BTreeMap<String, u64>,
     pub(crate) slowest: Duration,
     pub(crate) aftermaths: Vec<Aftermath>,
     faults: BTreeMap<Fault, u64>,
@@ -192,7 +194,7 @@ impl fmt::Display for Report {
         if !self.ends.is_empty() {
             writeln!(f, "\nconnections ended, or could not be had")?;
         }
-        for (why, count) in &self.ends {
+        for (why, count) in self.ends.iter().chain(&self.refusals) {
             writeln!(f, "{why:<60.60} {count:>10}")?;
         }
         f.write_str(&self.found())?;

@@ -1,4 +1,4 @@
-//! The balancer in front of the nodes: HAProxy, with its health checks on their probe doors.
+//! The balancer in front of the nodes: HAProxy as it ships in deploy/, with its health checks on their probe doors.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,9 @@ use tokio::time::{Instant, sleep};
 
 use super::process::Process;
 use super::{Node, Result, free_address};
+
+/// The configuration that ships.
+const SHIPPED: &str = include_str!("../../../../deploy/haproxy/haproxy.cfg");
 
 /// How long it may take to see what is so.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,7 +34,7 @@ impl HaProxy {
         let public = free_address()?;
         let control = folder.join("haproxy.sock");
         let config = folder.join("haproxy.cfg");
-        std::fs::write(&config, configuration(public, &control, nodes))?;
+        std::fs::write(&config, configuration(public, &control, nodes)?)?;
         let mut command = Command::new("haproxy");
         // In the foreground, so that it ends with its handle.
         command.arg("-db").arg("-f").arg(&config);
@@ -87,44 +90,41 @@ impl HaProxy {
     }
 }
 
-fn configuration(public: SocketAddr, control: &Path, nodes: &[Node]) -> String {
-    let servers: String = nodes
-        .iter()
-        .map(|node| {
-            let (name, doors) = (&node.name, &node.doors);
-            format!(
-                "  server {name} {} check port {}\n",
-                doors.public,
-                doors.probe.port()
-            )
-        })
-        .collect();
-    format!(
-        r"global
-  stats socket {control} mode 600 level operator
-  # Two descriptors each, of 20,000 or so.
-  maxconn 9900
-defaults
-  mode http
-  timeout connect 5s
-  timeout http-request 15s
-  timeout client 60s
-  timeout server 60s
-  timeout tunnel 1h
-  option redispatch
-  retries 3
-frontend public
-  bind {public} backlog 4096
-  default_backend nodes
-backend nodes
-  # Connections live for hours: who just came back gets the next ones.
-  balance leastconn
-  option httpchk
-  http-check send meth GET uri /readyz
-  http-check expect status 200
-  # A node that goes red keeps what it has: without `on-marked-down shutdown-sessions` nothing is cut.
-  default-server inter 500ms fall 2 rise 2
-{servers}",
-        control = control.display(),
-    )
+/// What ships in deploy/, as far as it is about clients, with the addresses of this run. TLS is tried elsewhere: here it
+/// would only be the load.
+fn configuration(public: SocketAddr, control: &Path, nodes: &[Node]) -> Result<String> {
+    let (clients, _) = SHIPPED
+        .split_once("# Services:")
+        .ok_or("deploy/haproxy/haproxy.cfg has no part for services any more")?;
+    let mut config = String::new();
+    let (mut bound, mut limited, mut listed) = (false, false, false);
+    for line in clients.lines() {
+        match line.trim_start() {
+            bind if bind.starts_with("bind ") => {
+                bound = true;
+                config.push_str(&format!("    bind {public} backlog 4096\n"));
+            }
+            most if most.starts_with("maxconn ") => {
+                limited = true;
+                // Two descriptors each, of 20,000 or so.
+                let control = control.display();
+                config.push_str(&format!(
+                    "    maxconn 9900\n    stats socket {control} mode 600 level operator\n"
+                ));
+            }
+            server if server.starts_with("server ") => {
+                for node in nodes.iter().filter(|_| !listed) {
+                    let (name, doors) = (&node.name, &node.doors);
+                    let (at, probe) = (doors.public, doors.probe.port());
+                    config.push_str(&format!("    server {name} {at} check port {probe}\n"));
+                }
+                listed = true;
+            }
+            _ => config.push_str(&format!("{line}\n")),
+        }
+    }
+    match bound && limited && listed {
+        true => Ok(config),
+        false => Err("deploy/haproxy/haproxy.cfg is not as it is expected here".into()),
+    }
 }

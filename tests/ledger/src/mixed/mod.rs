@@ -19,7 +19,7 @@ const OLD: &str = "old";
 const NEW: &str = "new";
 const CALM: Duration = Duration::from_secs(1);
 /// Both versions know these.
-const DRAIN: &str = "[drain]\nderegister_delay = \"1500ms\"\nspread = \"4s\"\ngrace = \"2s\"\n";
+const DRAIN: &str = "[drain]\nderegister_delay = \"3s\"\nspread = \"4s\"\ngrace = \"2s\"\n";
 const LEAVES: Duration = Duration::from_secs(40);
 
 /// Runs both parts and prints the table; false if a promise was broken.
@@ -100,8 +100,8 @@ async fn under_load(old: &Path, new: &Path, folder: &Path, seed: u64) -> Result<
 /// How the clients that obey went from a node that left.
 fn moved(verdict: &mut Verdict, outcome: &Outcome, node: &str, from: Stamp, to: Stamp) {
     let (mut ended, mut told, mut cut) = (0, 0, 0);
-    let obeying = outcome.clients.iter().filter(|(obeys, _)| *obeys);
-    for span in obeying.flat_map(|(_, spans)| spans) {
+    let obeying = outcome.clients.iter().filter(|client| client.obeys);
+    for span in obeying.flat_map(|client| &client.spans) {
         let Some(end) = span.end else { continue };
         if (from..to).contains(&end) {
             ended += 1;

@@ -22,6 +22,8 @@ pub(crate) fn pushes(verdict: &mut Verdict, outcome: &Outcome) {
     for fault in Fault::ALL {
         verdict.nothing(&fault.to_string(), report.count(fault));
     }
+    let all = if outcome.settled { "yes" } else { "no" };
+    verdict.promise("everyone had everything in the end", all, outcome.settled);
     let told = report.gaps + report.recovered_false;
     verdict.nothing("told of a loss", told);
 }

@@ -33,14 +33,22 @@ pub(crate) struct Scene {
     load: Load,
 }
 
+/// A client's connections.
+pub(crate) struct Client {
+    pub(crate) name: String,
+    pub(crate) obeys: bool,
+    pub(crate) spans: Vec<Span>,
+}
+
 /// What is known in the end.
 pub(crate) struct Outcome {
     pub(crate) report: Report,
-    /// By client; true for those that obey.
-    pub(crate) clients: Vec<(bool, Vec<Span>)>,
+    pub(crate) clients: Vec<Client>,
     pub(crate) answers: Answers,
     /// When the clients were told to stop.
     pub(crate) over: Stamp,
+    /// Whether everyone was connected and had everything by then.
+    pub(crate) settled: bool,
 }
 
 impl Scene {
@@ -128,8 +136,13 @@ impl Scene {
         let ledger = self.crowd.ledger.clone();
         let (pushes, logs, settled) = self.crowd.finish(BOUND).await;
         let over = settled.unwrap_or_else(|| ledger.clock.now());
-        let obeys = self.load.movers().into_iter().map(|mover| mover.obeys);
-        let clients = obeys.zip(logs.iter().map(spans)).collect();
+        let movers = self.load.movers().into_iter();
+        let clients = movers.zip(&logs).map(|(mover, log)| Client {
+            name: mover.user,
+            obeys: mover.obeys,
+            spans: spans(log),
+        });
+        let clients = clients.collect();
         let report = check(&Evidence {
             pushes,
             clients: logs,
@@ -143,6 +156,7 @@ impl Scene {
             clients,
             answers,
             over,
+            settled: settled.is_some(),
         }
     }
 }

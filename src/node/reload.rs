@@ -1,0 +1,111 @@
+//! A new configuration for a node that runs: checked and built as a whole, then taken up, or nothing of it is.
+
+use std::sync::Arc;
+
+use super::Node;
+use crate::backplane::BackplaneKind;
+use crate::config::{Changes, Config, Mode};
+use crate::doors::public::Public;
+use crate::doors::service::{ApiKeys, LiveKeys};
+use crate::hub::Namespaces;
+use crate::tickets::JwtVerifier;
+
+/// What of a node a reload changes, but for the hub, and by which configuration it runs.
+pub(super) struct Live {
+    pub(super) config: Config,
+    pub(super) mode: Mode,
+    /// Something was kept when it began.
+    pub(super) kept: bool,
+    pub(super) namespaces: Arc<Namespaces>,
+    pub(super) keys: Arc<LiveKeys>,
+    pub(super) door: Arc<Public>,
+}
+
+/// What was built of a new configuration before anything of it is taken up.
+struct Built {
+    config: Config,
+    changes: Changes,
+    keys: ApiKeys,
+    jwt: Option<Arc<JwtVerifier>>,
+}
+
+impl Node {
+    /// What it runs with.
+    pub fn config(&self) -> &Config {
+        &self.live.config
+    }
+
+    /// Loads a new configuration and takes up what may change while connections live: API keys, `[jwt]`, limits, namespaces,
+    /// origins and trusted proxies. What else differs takes a restart, and is named in a warning. All or nothing; each
+    /// outcome is counted and logged.
+    ///
+    /// # Errors
+    /// What is wrong with the new configuration: the one before it stays.
+    pub async fn reload(
+        &mut self,
+        load: impl FnOnce() -> Result<Config, String>,
+    ) -> Result<Changes, String> {
+        match load().and_then(|config| self.live.build(config)) {
+            Ok(built) => Ok(self.take_up(built).await),
+            Err(problem) => {
+                self.metrics().reloads.refused();
+                tracing::error!(
+                    "the new configuration is refused, and nothing of it is taken up:\n{problem}"
+                );
+                Err(problem)
+            }
+        }
+    }
+
+    async fn take_up(&mut self, built: Built) -> Changes {
+        let Built {
+            config,
+            changes,
+            keys,
+            jwt,
+        } = built;
+        let live = &mut self.live;
+        live.keys.replace(keys);
+        live.namespaces.replace(&config.namespaces);
+        live.door.take_up(&config.public, jwt);
+        live.config = live.config.taking_up(&config);
+        self.hub.take_up(config.limits).await;
+        self.metrics().reloads.applied();
+        let (applied, restart) = (changes.applied.join(", "), changes.restart.join(", "));
+        tracing::info!(changed = applied, "the configuration was reloaded");
+        if !restart.is_empty() {
+            tracing::warn!("changed, but needs a restart: {restart}");
+        }
+        changes
+    }
+}
+
+impl Live {
+    fn build(&self, config: Config) -> Result<Built, String> {
+        config.check(self.mode)?;
+        // What evicts must not keep, and a Redis is looked at for that if something was kept when the node began.
+        let redis = self.config.backplane.kind == BackplaneKind::Redis;
+        if redis && !self.kept && config.keeps() {
+            return Err(
+                "[[namespaces]] max_messages: this node began without anything that is kept, so it never looked whether its Redis may; restart it".into(),
+            );
+        }
+        let changes = self.config.changes(&config)?;
+        let keys = ApiKeys::new(&config.api_keys)?;
+        let jwt = match (&config.jwt, self.door.jwt()) {
+            // The keys that it has fetched go on; it fetches others by itself.
+            (Some(jwt), Some(verifier)) if jwt.jwks_url.is_some() && verifier.is_by(jwt) => {
+                Some(verifier)
+            }
+            // What is in a file may be new.
+            (Some(jwt), _) => Some(Arc::new(JwtVerifier::new(jwt)?)),
+            (None, _) => None,
+        };
+        Ok(Built {
+            config,
+            changes,
+            keys,
+            jwt,
+        })
+    }
+}
