@@ -4,7 +4,7 @@ mod reload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -12,15 +12,15 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::backplane::redis::Redis;
-use crate::backplane::{Backplane, BackplaneKind, Budget, Leases, Memory, NodeLease, Streams};
+use crate::backplane::{Backplane, BackplaneKind, Budget, Leases, Memory, Streams};
 use crate::config::{Config, Mode};
 use crate::doors::config::DEVELOPMENT_KEY;
 use crate::doors::public::{Pacing, Playground, Public};
 use crate::doors::service::{Api, LiveKeys};
 use crate::doors::{admin, service};
-use crate::fleet::{Doors, DrainConfig, Gate, Health, Phase, Registrar};
+use crate::fleet::{Doors, Drain, Gate, Health, Phase, Registrar, hold_lease};
 use crate::hub::{Hub, HubParts, Intake, LiveLimits, Namespaces, ShardThreads};
-use crate::model::{NodeId, Secret, unix_millis};
+use crate::model::{NodeId, Secret};
 use crate::sources;
 use crate::telemetry::Metrics;
 use crate::tickets::{
@@ -116,7 +116,7 @@ pub struct Node {
     pub id: NodeId,
     hub: Arc<Hub>,
     health: Arc<Health>,
-    drain: DrainConfig,
+    drain: Arc<Drain>,
     stop_admin: watch::Sender<bool>,
     /// Those who take events from streams, until they are told to stop.
     streams: JoinSet<()>,
@@ -269,7 +269,10 @@ impl Node {
         if let Some(registrar) = registrar(&config, &addresses, &hub, &health)? {
             discovery.spawn(registrar.run());
         }
-        let routes = admin::routes(health.clone(), metrics, admin_keys);
+        let leases = links.leases.clone();
+        let drain = Drain::new(config.drain, hub.clone(), health.clone(), leases);
+        let drain = Arc::new(drain);
+        let routes = admin::routes(health.clone(), metrics, drain.clone(), admin_keys);
         let mut admins = vec![tokio::spawn(admin::serve(
             "admin",
             admin_socket,
@@ -289,14 +292,14 @@ impl Node {
         }
         tasks.spawn(certificates.clone().watch(config.tls.watch_interval));
         health.enter(Phase::Serving);
-        warn_if_killed_early(&config.drain);
+        config.drain.warn_if_killed_early();
         tracing::info!(node = %id, %public, service = %addresses.service, admin = %addresses.admin, "serving");
         Ok(Self {
             addresses,
             id,
             hub,
             health,
-            drain: config.drain,
+            drain,
             stop_admin,
             streams,
             stop_sources,
@@ -326,6 +329,11 @@ impl Node {
         self.hub.admission.connections()
     }
 
+    /// Resolves once somebody asks the node to drain at the admin door.
+    pub fn asked_to_leave(&self) -> impl Future<Output = ()> + use<> {
+        self.drain.asked()
+    }
+
     /// Takes up the certificates that are in the doors' files now. What is connected is not touched.
     ///
     /// # Errors
@@ -337,17 +345,16 @@ impl Node {
     }
 
     /// Leaves: readiness goes red; all doors accept for `deregister_delay`; listeners close and calls in flight finish;
-    /// over `spread` the sessions are closed with 1012; who has not gone `grace` later is dropped. Without sessions it
-    /// leaves at once. When `now` comes, sessions are closed at once and calls in flight have 1 s.
+    /// over `spread` the sessions are told to go elsewhere; who has not gone `grace` later is closed with 1012, as is
+    /// everyone where no other node could take them. Without sessions it leaves at once. When `now` comes, sessions are
+    /// closed at once and calls in flight have 1 s.
     pub async fn leave(mut self, now: impl Future<Output = ()>) {
-        self.health.enter(Phase::Draining);
-        tracing::info!(connections = self.connections(), "draining");
+        self.drain.begin();
         tokio::pin!(now);
         // Nobody is sent here any more before the doors close, also where there is nobody to wait for.
         let waited = async {
             let out = tokio::time::timeout(DISCOVERY, self.discovery.join_next());
-            let empty = wait_until_empty(&self.hub, self.drain.deregister_delay);
-            let _ = tokio::join!(out, empty);
+            let _ = tokio::join!(out, self.drain.deregister());
         };
         let mut hurried = tokio::select! {
             () = waited => false,
@@ -356,11 +363,9 @@ impl Node {
         self.hub.router.stop_accepting().await;
         self.health.enter(Phase::Closing);
         self.stop_sources.send_replace(true);
-        let total = self.drain.spread + self.drain.grace;
         if !hurried {
-            self.hub.router.drain(self.drain.spread).await;
             tokio::select! {
-                () = wait_until_empty(&self.hub, total) => {}
+                () = self.drain.empty() => {}
                 () = &mut now => hurried = true,
             }
         }
@@ -372,7 +377,7 @@ impl Node {
             tokio::time::sleep(HURRIED_CALLS).await;
         };
         // Close frames get a moment to be answered, while calls in flight finish.
-        let goodbyes = wait_until_empty(&self.hub, Duration::from_secs(1));
+        let goodbyes = self.drain.until_empty(Duration::from_secs(1));
         tokio::join!(finish(self.service, hurry), goodbyes);
         if !hurried {
             confirm_taken(&mut self.streams).await;
@@ -396,13 +401,6 @@ impl Node {
     }
 }
 
-async fn wait_until_empty(hub: &Hub, most: Duration) {
-    let deadline = Instant::now() + most;
-    while hub.admission.connections() > 0 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// Waits for those who take events from streams. What they cannot confirm in time another node takes.
 async fn confirm_taken(streams: &mut JoinSet<()>) {
     let ended = async { while streams.join_next().await.is_some() {} };
@@ -416,34 +414,6 @@ async fn finish(mut door: JoinHandle<()>, most: impl Future<Output = ()>) {
         () = most => {
             door.abort();
             let _ = door.await;
-        }
-    }
-}
-
-/// Renews the node's lease as long as it runs.
-async fn hold_lease(leases: Arc<dyn Leases>, hub: Arc<Hub>, health: Arc<Health>) {
-    let since = unix_millis();
-    let mut ticks = tokio::time::interval(NodeLease::RENEWAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut phases = health.phases();
-    let mut told = Phase::Serving;
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            // Told at once: others stop sending clients here.
-            () = phases.reached(Phase::Draining), if told < Phase::Draining => told = Phase::Draining,
-        }
-        let lease = NodeLease {
-            node: hub.node.to_string(),
-            incarnation: format!("{:012x}", hub.incarnation),
-            version: env!("CARGO_PKG_VERSION").into(),
-            connections: hub.admission.connections() as u64,
-            load: hub.load(),
-            since,
-            draining: health.phase() >= Phase::Draining,
-        };
-        if let Err(problem) = leases.renew(lease).await {
-            tracing::debug!(%problem, "the node's lease was not renewed");
         }
     }
 }
@@ -526,16 +496,6 @@ fn node_id(configured: Option<&str>) -> NodeId {
             format!("{host}-{:04x}", rand::random::<u16>()).into()
         }
     })
-}
-
-fn warn_if_killed_early(drain: &DrainConfig) {
-    let takes = drain.deregister_delay + drain.spread + drain.grace + Duration::from_secs(5);
-    if !drain.termination_grace.is_zero() && drain.termination_grace < takes {
-        tracing::warn!(
-            "a drain takes up to {takes:?}, and the platform kills after {:?}: raise its grace period, or shorten [drain]",
-            drain.termination_grace
-        );
-    }
 }
 
 fn taken(door: &str, address: SocketAddr, error: &std::io::Error) -> String {

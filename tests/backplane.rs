@@ -170,6 +170,7 @@ async fn a_lease_is_there_until_it_is_released((end, _): &End) {
         load: 0.5,
         since: unix_millis(),
         draining: false,
+        ready: true,
     };
     end.renew(lease.clone()).await.expect("renewed");
     assert_eq!(end.nodes().await, Ok(vec![lease.clone()]));

@@ -215,3 +215,39 @@ async fn a_stream_of_pushes_goes_on_in_a_drain_and_ends_when_the_door_closes() {
     assert!(results.message().await.expect("no error").is_none());
     leaving.await.expect("it left");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kept_http_connection_is_answered_and_told_to_end() {
+    let mut node = node_with(|c| c.drain.deregister_delay = Duration::from_secs(3600)).await;
+    let (_socket, _) = node.join("42", "").await;
+    let mut kept = tokio::net::TcpStream::connect(node.at.public)
+        .await
+        .expect("connected");
+    let mut ask = async || {
+        let request = b"OPTIONS /v1/tickets HTTP/1.1\r\nhost: x\r\norigin: http://x\r\n\
+            access-control-request-method: POST\r\n\r\n";
+        kept.write_all(request).await.expect("sent");
+        let mut answer = String::new();
+        while !answer.contains("\r\n\r\n") {
+            let mut bytes = [0; 1024];
+            let count = kept.read(&mut bytes).await.expect("read");
+            assert!(count > 0, "closed early: {answer}");
+            answer += &String::from_utf8_lossy(&bytes[..count]);
+        }
+        assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+        answer.to_lowercase()
+    };
+    assert!(!ask().await.contains("connection: close"));
+    let (now, when) = tokio::sync::oneshot::channel::<()>();
+    let leaving = node.node.take().expect("it runs").leave(async {
+        let _ = when.await;
+    });
+    let leaving = tokio::spawn(leaving);
+    until("readiness is red", async || {
+        probe(&node, "/readyz").await == Some(503)
+    })
+    .await;
+    assert!(ask().await.contains("connection: close"));
+    now.send(()).expect("it listens");
+    leaving.await.expect("it left");
+}

@@ -19,6 +19,7 @@ mod deploy;
 mod drain;
 mod failover;
 mod forgery;
+mod goaway;
 mod history;
 mod layers;
 mod limits;

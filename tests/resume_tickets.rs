@@ -53,6 +53,7 @@ async fn redis_at(server: &RedisServer, incarnation: u64) -> Arc<Redis> {
         load: 0.0,
         since: 0,
         draining: false,
+        ready: true,
     };
     // By which it learns the time.
     redis.renew(lease).await.expect("Redis is there");

@@ -22,6 +22,13 @@ pub struct NodeLease {
     pub since: u64,
     /// It was told to leave.
     pub draining: bool,
+    /// A client that comes to it is served. Nodes of before did not say so, and count as ready.
+    #[serde(default = "ready")]
+    pub ready: bool,
+}
+
+fn ready() -> bool {
+    true
 }
 
 impl NodeLease {

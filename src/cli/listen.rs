@@ -1,24 +1,20 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use clap::Args;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::call::{Server, issue};
-use super::dial::{Link, dial};
-use super::exit::{Failure, block_on, say};
+use super::dial::dial;
+use super::exit::{Failure, block_on};
+use super::follow::{Followed, Told, follow};
 use crate::proto::tidings::v1 as pb;
-use crate::wire::codec::{self, CloseCode, Decoder, Event, Limits, Opcode, Role};
 
 /// The first wait before a reconnect, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 /// How long a connection and its handshake may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Messages of a server may be larger than those that it takes.
-const LIMITS: Limits = Limits {
-    message_bytes: 16 << 20,
-    fragments: 1024,
-};
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// Messages whose second coming is noticed: what two connections bring while one takes the other's place.
+const REMEMBERED: usize = 1000;
 
 #[derive(Debug, Args)]
 pub(super) struct ListenArgs {
@@ -54,7 +50,7 @@ pub(super) fn listen(args: ListenArgs) -> Result<(), Failure> {
         let mut wait = BACKOFF.0;
         let mut places = Places {
             inbox: args.since.clone(),
-            channels: BTreeMap::new(),
+            ..Places::default()
         };
         loop {
             let mut welcomed = false;
@@ -75,14 +71,18 @@ pub(super) fn listen(args: ListenArgs) -> Result<(), Failure> {
 }
 
 /// How far it has got: where it goes on after a reconnect.
-struct Places {
+#[derive(Default)]
+pub(super) struct Places {
     inbox: Option<String>,
     channels: BTreeMap<String, String>,
+    /// The latest messages, in their order.
+    seen: HashSet<String>,
+    order: VecDeque<String>,
 }
 
 impl Places {
     /// Takes the position that a frame says, if it says one.
-    fn note(&mut self, told: &Told) {
+    pub(super) fn note(&mut self, told: &Told) {
         let Some(position) = told.position.clone() else {
             return;
         };
@@ -92,6 +92,33 @@ impl Places {
             }
             None => self.inbox = Some(position),
         }
+    }
+
+    /// Whether a message came before.
+    pub(super) fn is_double(&mut self, told: &Told) -> bool {
+        let Some(id) = told.id.as_ref().filter(|_| told.kind == "message") else {
+            return false;
+        };
+        if !self.seen.insert(id.clone()) {
+            return true;
+        }
+        self.order.push_back(id.clone());
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.seen.remove(&oldest);
+        }
+        false
+    }
+
+    /// The URL with where the inbox goes on too, for a ticket that does not say so.
+    pub(super) fn put_all_into(&self, url: &str) -> String {
+        let url = self.put_into(url);
+        let Some(inbox) = &self.inbox else {
+            return url;
+        };
+        let mark = if url.contains('?') { '&' } else { '?' };
+        format!("{url}{mark}since={inbox}")
     }
 
     /// The URL with where each channel goes on. Channel names and positions are safe in a query, but for these.
@@ -133,132 +160,24 @@ async fn connect(args: &ListenArgs, places: &mut Places, welcomed: &mut bool) ->
         }
     };
     let target = places.put_into(&url);
-    let link = dial(&target, &issued.ticket, &args.server.tls);
-    match tokio::time::timeout(PATIENCE, link).await {
-        Ok(Ok(link)) => follow(link, args.device.is_some(), places, welcomed).await,
-        Ok(Err(end)) => end,
-        Err(_) => End::Again(
-            format!("{url} did not answer within {} s", PATIENCE.as_secs()),
-            None,
-        ),
-    }
-}
-
-/// Prints every frame until the connection ends.
-async fn follow(mut stream: Link, acks: bool, places: &mut Places, welcomed: &mut bool) -> End {
-    let mut decoder = Decoder::new(Role::Client, LIMITS);
-    let mut buffer = vec![0; 64 << 10];
-    let mut after = None;
-    // A node that is gone without a word is noticed by its missing heartbeats.
-    let mut silence = None;
+    let open = async |target: String, ticket: String| {
+        let link = dial(&target, &ticket, &args.server.tls);
+        let late = |_| {
+            let why = format!("{url} did not answer within {} s", PATIENCE.as_secs());
+            End::Again(why, None)
+        };
+        tokio::time::timeout(PATIENCE, link).await.map_err(late)?
+    };
+    let mut link = match open(target, issued.ticket).await {
+        Ok(link) => link,
+        Err(end) => return end,
+    };
     loop {
-        let count = match within(silence, stream.read(&mut buffer)).await {
-            Ok(0) => return End::Again("the connection was cut".into(), after),
-            Ok(count) => count,
-            Err(error) => return End::Again(error.to_string(), after),
-        };
-        let mut input = &mut buffer[..count];
-        loop {
-            let answer = match decoder.next(&mut input) {
-                Ok(None) => break,
-                Err(error) => {
-                    return End::Again(format!("the server broke RFC 6455: {error}"), None);
-                }
-                Ok(Some(Event::Text(text))) => {
-                    if let Err(unheard) = say(&text) {
-                        return End::Stop(unheard);
-                    }
-                    let told = Told::read(&text);
-                    if told.kind == "welcome" {
-                        *welcomed = true;
-                        silence = told.silence();
-                    }
-                    after = told.after_ms.map(Duration::from_millis).or(after);
-                    places.note(&told);
-                    told.answer(acks)
-                        .map(|answer| (Opcode::Text, answer.into_bytes()))
-                }
-                Ok(Some(Event::Binary(_) | Event::Pong(_))) => None,
-                Ok(Some(Event::Ping(payload))) => Some((Opcode::Pong, payload.to_vec())),
-                Ok(Some(Event::Close(close))) => {
-                    let code = close.as_ref().map_or(CloseCode::NORMAL, |close| close.code);
-                    let why = format!(
-                        "closed with {code} {}",
-                        close.as_ref().map_or("", |close| &close.reason)
-                    );
-                    let payload = codec::close_payload(code, "");
-                    let frame = codec::masked_frame(Opcode::Close, &payload, rand::random());
-                    let _ = stream.write_all(&frame).await;
-                    let _ = stream.flush().await;
-                    return match code.get() {
-                        4500..=4999 => End::Stop(Failure::refused(why)),
-                        _ => End::Again(why, after),
-                    };
-                }
-            };
-            if let Some((opcode, payload)) = answer {
-                let frame = codec::masked_frame(opcode, &payload, rand::random());
-                let written = stream.write_all(&frame).await;
-                // TLS holds back what it could not write at once.
-                if let Err(error) = written.and(stream.flush().await) {
-                    return End::Again(error.to_string(), None);
-                }
-            }
+        let moving = |ticket: String, places: &Places| open(places.put_all_into(&url), ticket);
+        match follow(link, args.device.is_some(), places, welcomed, moving).await {
+            Followed::Ended(end) => return end,
+            Followed::Moved(next) => link = next,
         }
-    }
-}
-
-/// A read, given up after some silence.
-async fn within(
-    silence: Option<Duration>,
-    read: impl Future<Output = std::io::Result<usize>>,
-) -> std::io::Result<usize> {
-    let Some(silence) = silence else {
-        return read.await;
-    };
-    let gone = |_| {
-        let told = format!(
-            "nothing came for {} s, no heartbeat either",
-            silence.as_secs()
-        );
-        std::io::Error::new(std::io::ErrorKind::TimedOut, told)
-    };
-    tokio::time::timeout(silence, read).await.map_err(gone)?
-}
-
-/// What `listen` needs to know of a frame.
-#[derive(Default, serde::Deserialize)]
-#[serde(default)]
-struct Told {
-    #[serde(rename = "type")]
-    kind: String,
-    after_ms: Option<u64>,
-    heartbeat_seconds: u64,
-    channel: Option<String>,
-    position: Option<String>,
-}
-
-impl Told {
-    fn read(text: &str) -> Self {
-        serde_json::from_str(text).unwrap_or_default()
-    }
-
-    /// What a frame is answered: a ping by a pong, and, with a device, a message of the inbox by its acknowledgement.
-    fn answer(&self, acks: bool) -> Option<String> {
-        let frame = match (self.kind.as_str(), &self.position) {
-            ("ping", _) => serde_json::json!({"type": "pong"}),
-            ("message", Some(position)) if acks && self.channel.is_none() => {
-                serde_json::json!({"type": "ack", "position": position})
-            }
-            _ => return None,
-        };
-        Some(frame.to_string())
-    }
-
-    /// The longest silence of a node that lives: none without heartbeats.
-    fn silence(&self) -> Option<Duration> {
-        let heartbeat = Duration::from_secs(self.heartbeat_seconds.min(86_400));
-        (!heartbeat.is_zero()).then(|| heartbeat * 2 + PATIENCE)
     }
 }
 
@@ -267,22 +186,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_measured_against_the_heartbeat_of_the_welcome() {
-        let silence = |frame| Told::read(frame).silence();
-        assert_eq!(
-            silence(r#"{"type":"welcome","heartbeat_seconds":25}"#),
-            Some(Duration::from_secs(60))
-        );
-        assert_eq!(silence(r#"{"type":"welcome","heartbeat_seconds":0}"#), None);
-        assert_eq!(silence("no JSON"), None);
-    }
-
-    #[test]
     fn it_goes_on_where_it_stopped_and_acknowledges_what_it_printed() {
-        let mut places = Places {
-            inbox: None,
-            channels: BTreeMap::new(),
-        };
+        let mut places = Places::default();
         assert_eq!(places.put_into("ws://h/ws"), "ws://h/ws");
         for frame in [
             r#"{"type":"welcome","position":"p1"}"#,
@@ -297,6 +202,10 @@ mod tests {
             places.put_into("ws://h/ws"),
             "ws://h/ws?channels=a%3Ab%40c1"
         );
+        assert_eq!(
+            places.put_all_into("ws://h/ws"),
+            "ws://h/ws?channels=a%3Ab%40c1&since=p2"
+        );
         let answer = |frame, acks| Told::read(frame).answer(acks);
         let message = r#"{"type":"message","position":"p3","data":1}"#;
         let ack = r#"{"position":"p3","type":"ack"}"#;
@@ -309,12 +218,16 @@ mod tests {
         assert!(answer(r#"{"type":"ping"}"#, false).is_some());
     }
 
-    #[tokio::test]
-    async fn a_node_that_falls_silent_is_given_up() {
-        let never = std::future::pending();
-        let given_up = within(Some(Duration::from_millis(1)), never).await;
-        assert!(given_up.is_err_and(|e| e.kind() == std::io::ErrorKind::TimedOut));
-        let cut = within(None, std::future::ready(Ok(0))).await;
-        assert_eq!(cut.expect("an end"), 0);
+    #[test]
+    fn what_two_connections_bring_is_printed_once() {
+        let mut places = Places::default();
+        let mut double = |frame: &str| places.is_double(&Told::read(frame));
+        assert!(!double(r#"{"type":"message","id":"m1"}"#));
+        assert!(double(r#"{"type":"message","id":"m1"}"#));
+        assert!(!double(r#"{"type":"published","id":"m1"}"#));
+        for n in 0..REMEMBERED {
+            assert!(!double(&format!(r#"{{"type":"message","id":"n{n}"}}"#)));
+        }
+        assert!(!double(r#"{"type":"message","id":"m1"}"#), "forgotten");
     }
 }

@@ -4,7 +4,9 @@ mod call;
 mod config;
 mod dial;
 mod doctor;
+mod drain;
 mod exit;
+mod follow;
 mod history;
 mod listen;
 mod nodes;
@@ -45,6 +47,8 @@ enum Command {
     Listen(listen::ListenArgs),
     /// Connects as a client through whatever stands between, and says what it does to connections.
     Doctor(doctor::DoctorArgs),
+    /// Makes a node leave, and waits until it has; or says how long that would take.
+    Drain(drain::DrainArgs),
     /// Lists the nodes of the cluster.
     Nodes(nodes::NodesArgs),
     /// Lists who subscribes to a channel, on all nodes.
@@ -80,6 +84,7 @@ pub fn run() -> ExitCode {
         Command::Publish(args) => call::publish(args),
         Command::Listen(args) => listen::listen(args),
         Command::Doctor(args) => doctor::doctor(args),
+        Command::Drain(args) => drain::drain(args),
         Command::Nodes(args) => nodes::nodes(args),
         Command::Presence(args) => presence::presence(args),
         Command::History(args) => history::history(args),

@@ -63,7 +63,9 @@ fn run(args: Run, mode: Mode) -> Result<(), Failure> {
                 _ = interrupt.recv() => {}
             }
         };
-        loop {
+        let asked = node.asked_to_leave();
+        tokio::pin!(asked);
+        let signalled = loop {
             let reloaded = async {
                 match &mut reload {
                     Some(hangup) => hangup.recv().await,
@@ -71,7 +73,8 @@ fn run(args: Run, mode: Mode) -> Result<(), Failure> {
                 }
             };
             tokio::select! {
-                () = stop() => break,
+                () = stop() => break true,
+                () = &mut asked => break false,
                 // Signals that come meanwhile are one more.
                 _ = reloaded => {
                     // What is wrong is in the log.
@@ -82,8 +85,15 @@ fn run(args: Run, mode: Mode) -> Result<(), Failure> {
                     let _ = node.reload_certificates().await;
                 }
             }
-        }
-        node.leave(stop()).await;
+        };
+        let now = async {
+            // A hook that asked at the admin door is followed by the platform's signal: that is the first, not the second.
+            if !signalled {
+                stop().await;
+            }
+            stop().await;
+        };
+        node.leave(now).await;
         Ok(())
     })
 }

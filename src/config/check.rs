@@ -125,6 +125,7 @@ impl Config {
             ("[drain] deregister_delay", drain.deregister_delay),
             ("[drain] spread", drain.spread),
             ("[drain] grace", drain.grace),
+            ("[drain] wait", drain.wait),
         ];
         times
             .into_iter()

@@ -13,6 +13,7 @@ impl Config {
         config.drain.deregister_delay = Duration::ZERO;
         config.drain.spread = Duration::ZERO;
         config.drain.grace = Duration::from_secs(1);
+        config.drain.wait = Duration::from_secs(1);
         config.allow_development_key();
         config
     }

@@ -1,4 +1,4 @@
-//! The admin door: `/metrics`, `/livez`, `/readyz`; the probe door has the last two alone.
+//! The admin door: `/metrics`, `/drain`, `/livez`, `/readyz`; the probe door has the last two alone.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use super::config::Scope;
 use super::listener::Listener;
 use super::service::LiveKeys;
-use crate::fleet::Health;
+use crate::fleet::{Drain, Health};
 use crate::telemetry::Metrics;
 use crate::tls::DoorTls;
 
@@ -35,12 +35,20 @@ pub fn probe_routes(health: Arc<Health>) -> Router {
         .with_state(health)
 }
 
-/// The probes and `/metrics`. With keys, every request but the probes needs one with the scope `admin`.
-pub fn routes(health: Arc<Health>, metrics: Metrics, keys: Option<Arc<LiveKeys>>) -> Router {
-    let guarded = Router::new().route(
-        "/metrics",
-        get(async move || ([(CONTENT_TYPE, OPENMETRICS)], metrics.render())),
-    );
+/// The probes, `/metrics` and `/drain`. With keys, every request but the probes needs one with the scope `admin`.
+pub fn routes(
+    health: Arc<Health>,
+    metrics: Metrics,
+    drain: Arc<Drain>,
+    keys: Option<Arc<LiveKeys>>,
+) -> Router {
+    let guarded = Router::new()
+        .route("/drain", get(outlook).post(begin_drain))
+        .with_state(drain)
+        .route(
+            "/metrics",
+            get(async move || ([(CONTENT_TYPE, OPENMETRICS)], metrics.render())),
+        );
     let guarded = guarded.layer(from_fn(move |request: Request, next: Next| {
         let keys = keys.clone();
         async move {
@@ -74,6 +82,17 @@ async fn readyz(State(health): State<Arc<Health>>, Query(asked): Query<Asked>) -
     };
     let body = json!({"ready": reasons.is_empty(), "reasons": reasons});
     (status, axum::Json(body)).into_response()
+}
+
+/// How long a drain takes, and how far it is.
+async fn outlook(State(drain): State<Arc<Drain>>) -> Response {
+    axum::Json(drain.outlook().await).into_response()
+}
+
+/// Begins a drain, as SIGTERM does. One that is under way is not begun again.
+async fn begin_drain(State(drain): State<Arc<Drain>>) -> Response {
+    drain.ask();
+    (StatusCode::ACCEPTED, axum::Json(drain.outlook().await)).into_response()
 }
 
 /// Serves until told to stop.

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use super::Limits;
 use super::delivery::Tally;
 use super::encoded::Encoded;
+use super::leave::Leave;
 use crate::model::{Address, Ask, Said, Target};
 
 /// What the router asks of a shard, in order.
@@ -27,8 +28,10 @@ pub(super) enum Command {
     Limits(Arc<Limits>),
     /// Accept nobody any more.
     StopAccepting,
-    /// Close every session with 1012, each at a random moment within the time.
-    Drain { spread: Duration },
+    /// Make every session leave, each at a random moment within the time.
+    Drain { how: Leave, spread: Duration },
+    /// Nobody is to leave for now, or again.
+    Hold(bool),
     /// Close every session now.
     CloseAll,
     /// End the shard: whoever is still here is dropped.

@@ -18,6 +18,7 @@ mod encoded;
 mod events;
 mod followers;
 mod history;
+mod leave;
 mod mend;
 #[cfg(test)]
 mod model_test;
@@ -38,7 +39,7 @@ mod turn;
 mod wheel;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 
@@ -60,6 +61,7 @@ pub use delivery::Delivery;
 pub use encoded::Format;
 pub use events::EventStream;
 pub use history::History;
+pub use leave::Leave;
 pub use reservation::Reservation;
 pub use router::{ACCEPT_TIMEOUT, Router};
 pub use session::Acks;
@@ -101,6 +103,8 @@ pub struct Hub {
     outbox_bytes_derived: usize,
     /// How busy each shard is, in thousandths.
     pub(super) loads: Box<[AtomicU16]>,
+    /// The node was told to leave: clients should not count on its connections.
+    pub leaving: AtomicBool,
 }
 
 /// What a hub is made of.
@@ -195,6 +199,7 @@ impl Hub {
             router,
             outbox_bytes_derived: memory_bytes() / 4,
             loads: commands.iter().map(|_| AtomicU16::new(0)).collect(),
+            leaving: AtomicBool::new(false),
         });
         let seats = commands
             .into_iter()

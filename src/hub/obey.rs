@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::time::Duration;
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
@@ -14,7 +13,6 @@ use super::mend::Missing;
 use super::session::{Session, SessionKey};
 use super::shard::Shard;
 use super::state::State;
-use super::wheel::ticks;
 use crate::backplane::From;
 use crate::model::{
     Address, Ask, ChannelName, ConnectionInfo, Member, Members, Said, Sessions, Since,
@@ -48,17 +46,9 @@ impl Shard {
             // The loop has ended on it.
             Command::End => {}
             Command::StopAccepting => self.stop_accepting.notify_one(),
-            Command::Drain { spread } => {
-                let mut state = self.state.borrow_mut();
-                let now = state.wheel.tick(Instant::now());
-                for key in state.keys() {
-                    let slot = now + rand::random_range(0..=ticks(spread));
-                    if let Some(session) = state.get(key) {
-                        session.slot = slot.max(1);
-                    }
-                    state.rearm(key);
-                }
-            }
+            Command::Drain { how, spread } => self.state.borrow_mut().begin_leaving(how, spread),
+            Command::Hold(true) => self.state.borrow_mut().hold_leaving(),
+            Command::Hold(false) => self.state.borrow_mut().release_leaving(),
             Command::CloseAll => {
                 let mut state = self.state.borrow_mut();
                 for key in state.keys() {

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::command::Command;
 use super::delivery::Delivery;
-use super::{Limits, Namespaces, Refusal, SubscribeRule};
+use super::{Leave, Limits, Namespaces, Refusal, SubscribeRule};
 use crate::backplane::{Backplane, Keep, Streams};
 use crate::model::{Address, Ask, ChannelName, ConnectionId, ConnectionInfo, NodeId, Said, UserId};
 use crate::telemetry::Metrics;
@@ -125,9 +125,15 @@ impl Router {
         self.tell_all(|| Command::StopAccepting).await;
     }
 
-    /// Tells every shard to close its sessions with 1012, each at a random moment within the time.
-    pub async fn drain(&self, spread: Duration) {
-        self.tell_all(|| Command::Drain { spread }).await;
+    /// Tells every shard to make its sessions leave, each at a random moment within the time. Told again, new moments are
+    /// drawn.
+    pub async fn drain(&self, how: Leave, spread: Duration) {
+        self.tell_all(|| Command::Drain { how, spread }).await;
+    }
+
+    /// Tells every shard that no session's moment comes for now, or that they come again, later by that time.
+    pub async fn hold(&self, held: bool) {
+        self.tell_all(|| Command::Hold(held)).await;
     }
 
     /// Tells every shard to close its sessions with 1012 now.

@@ -93,8 +93,10 @@ pub(super) struct Session {
     pub(super) armed: Tick,
     /// When the session ends by its ticket; 0 = never.
     pub(super) ends: Tick,
-    /// When it is told to leave, in a drain; 0 = not draining.
+    /// When it is told to leave, in a drain, and then when it must have left; 0 = not draining.
     pub(super) slot: Tick,
+    /// It was told.
+    pub(super) told_to_leave: bool,
     pub(super) errors: u32,
     pub(super) frames: Option<Box<Bucket>>,
     pub(super) subscriptions: Vec<Subscription>,
@@ -232,8 +234,21 @@ impl Session {
         self.phase == Phase::Open
     }
 
-    /// When it must be looked at next; `None` = never, while nothing happens.
-    pub(super) fn next_due(&self, pong_timeout: Tick, message_timeout: Tick) -> Option<Tick> {
+    /// Whether every message goes back (test builds).
+    pub(super) fn is_echo(&self) -> bool {
+        #[cfg(feature = "echo")]
+        return self.echo;
+        #[cfg(not(feature = "echo"))]
+        return false;
+    }
+
+    /// When it must be looked at next; `None` = never, while nothing happens. `held` = its slot does not come.
+    pub(super) fn next_due(
+        &self,
+        pong_timeout: Tick,
+        message_timeout: Tick,
+        held: bool,
+    ) -> Option<Tick> {
         match self.phase {
             Phase::Closing { until, .. } | Phase::Lingering { until } => Some(until),
             Phase::Open => {
@@ -251,7 +266,8 @@ impl Session {
                     0 => 0,
                     began => began.saturating_add(message_timeout),
                 };
-                [heartbeat, message, renewal, self.ends, self.slot]
+                let slot = if held { 0 } else { self.slot };
+                [heartbeat, message, renewal, self.ends, slot]
                     .into_iter()
                     .filter(|at| *at > 0)
                     .min()

@@ -356,6 +356,8 @@ impl Shard {
         }
         state.flush(key);
         state.rearm(key);
+        // Admitted while the others leave already, it leaves with them.
+        state.draw_moment(key);
         // The holds look at the state when they go.
         drop(state);
         drop((inbox, channels));
@@ -422,6 +424,7 @@ impl Shard {
                 first.map_or(0, |first| now + ticks(first).max(1))
             },
             slot: 0,
+            told_to_leave: false,
             errors: 0,
             frames: (rate > 0 && !asked.is_echo() && !asked.format.is_events())
                 .then(|| Box::new(Bucket::new(rate, Instant::now()))),

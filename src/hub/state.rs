@@ -9,6 +9,7 @@ use socket2::SockRef;
 use super::close::CloseReason;
 use super::cursors::Cursors;
 use super::followers::Followers;
+use super::leave::Leaving;
 use super::outbox::{OutboxPool, Unsettled, no_slices};
 use super::session::{Acks, Phase, Session, SessionKey, Transport};
 use super::wheel::{Tick, Wheel, ticks};
@@ -43,6 +44,8 @@ pub(super) struct State {
     pub(super) pool: OutboxPool,
     pub(super) pong_timeout: Tick,
     message_timeout: Tick,
+    /// The drain, while there is one.
+    pub(super) leaving: Option<Leaving>,
     /// The node's, at hand: they are looked at for each message of each session.
     pub(super) limits: Arc<Limits>,
     pub(super) node_outbox_bytes_max: usize,
@@ -64,6 +67,7 @@ impl State {
             hub,
             index,
             began,
+            leaving: None,
             slots: Vec::new(),
             free: Vec::new(),
             followers: HashMap::new(),
@@ -126,6 +130,9 @@ impl State {
     }
 
     pub(super) fn insert(&mut self, key: SessionKey, session: Session) {
+        if session.format.is_events() {
+            self.hub.metrics.event_streams.inc();
+        }
         self.slots[key.slot as usize].session = Some(Box::new(session));
         self.hub.metrics.connections.inc();
     }
@@ -253,8 +260,11 @@ impl State {
             self.hub.metrics.closed(1006, CloseReason::Lost.name());
         }
         match &mut session.transport {
+            Transport::Events(events) => {
+                self.hub.metrics.event_streams.dec();
+                events.wake();
+            }
             // The kernel would go on offering what the client does not take.
-            Transport::Events(events) => events.wake(),
             transport if reset => {
                 if let Some(socket) = transport.socket() {
                     let _ = SockRef::from(&**socket).set_linger(Some(Duration::ZERO));
@@ -393,18 +403,22 @@ impl State {
     /// Sees to it that the wheel comes when the session is due next.
     pub(super) fn rearm(&mut self, key: SessionKey) {
         let (pong_timeout, message_timeout) = (self.pong_timeout, self.message_timeout);
+        let held = self.is_held();
         let Some(session) = self.get(key) else { return };
-        if let Some(due) = session.next_due(pong_timeout, message_timeout)
+        if let Some(due) = session.next_due(pong_timeout, message_timeout, held)
             && (session.armed == 0 || due < session.armed)
         {
-            session.armed = due;
-            self.wheel.arm(key, due);
+            let armed = self.wheel.arm(key, due);
+            if let Some(session) = self.get(key) {
+                session.armed = armed;
+            }
         }
     }
 
     /// The wheel came for a session: do what is due.
     pub(super) fn due(&mut self, key: SessionKey, armed: Tick, now: Tick) {
         let (pong_timeout, message_timeout) = (self.pong_timeout, self.message_timeout);
+        let held = self.is_held();
         let Some(session) = self.get(key) else { return };
         if session.armed != armed {
             // It was armed anew for an earlier moment since.
@@ -423,12 +437,12 @@ impl State {
             {
                 return self.close(key, CloseReason::TooSlow, None);
             }
-            Phase::Open if session.slot > 0 && session.slot <= now => {
-                return self.close(key, CloseReason::Restart, None);
+            Phase::Open if session.slot > 0 && session.slot <= now && !held => {
+                return self.make_leave(key);
             }
             Phase::Open
                 if session
-                    .next_due(pong_timeout, message_timeout)
+                    .next_due(pong_timeout, message_timeout, held)
                     .is_some_and(|due| due <= now) =>
             {
                 if session.format.is_events() {

@@ -1,4 +1,5 @@
 use std::cell::RefCell;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use crate::telemetry::Reason;
 const READ_BYTES: usize = 64 << 10;
 /// Reads of streams that a shard has under way, so that many who resume do not crowd out who publishes.
 const READS_AT_ONCE: usize = 32;
+/// Connections taken from the backlog before other work of the shard has its turn.
+const ACCEPTS_PER_YIELD: usize = 64;
 /// How long the last cursors may take.
 const LAST_CURSORS: Duration = Duration::from_secs(1);
 
@@ -123,29 +126,51 @@ where
             return;
         }
     };
-    let mut stopping = false;
     loop {
-        let accepted = if stopping {
-            match tokio::time::timeout(Duration::from_millis(1), listener.accept()).await {
-                Ok(accepted) => accepted,
-                Err(_) => return,
-            }
-        } else {
-            tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = shard.stop_accepting.notified() => {
-                    stopping = true;
-                    continue;
-                }
-            }
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shard.stop_accepting.notified() => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                // Messages are written whole; there is nothing to wait for.
-                let _ = stream.set_nodelay(true);
-                on_connection(&shard, stream, peer);
-            }
+            Ok((stream, peer)) => welcome(&shard, stream, peer, &on_connection),
             Err(error) => pause_after_accept_error(&shard.hub, &error).await,
+        }
+    }
+    empty_backlog(&shard, listener, &on_connection).await;
+}
+
+fn welcome<F>(shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr, on_connection: &F)
+where
+    F: Fn(&Rc<Shard>, TcpStream, SocketAddr),
+{
+    // Messages are written whole; there is nothing to wait for.
+    let _ = stream.set_nodelay(true);
+    on_connection(shard, stream, peer);
+}
+
+/// Takes what the kernel has accepted for us, since closing the socket resets it.
+async fn empty_backlog<F>(shard: &Rc<Shard>, listener: tokio::net::TcpListener, on_connection: &F)
+where
+    F: Fn(&Rc<Shard>, TcpStream, SocketAddr),
+{
+    // Asked directly: the runtime may not know yet of what came last.
+    let Ok(listener) = listener.into_std() else {
+        return;
+    };
+    for taken in 1.. {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                let stream = stream.set_nonblocking(true).map(|()| stream);
+                match stream.and_then(TcpStream::from_std) {
+                    Ok(stream) => welcome(shard, stream, peer, on_connection),
+                    Err(error) => tracing::debug!(%error, "a connection was lost"),
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            Err(error) => pause_after_accept_error(&shard.hub, &error).await,
+        }
+        if taken % ACCEPTS_PER_YIELD == 0 {
+            tokio::task::yield_now().await;
         }
     }
 }

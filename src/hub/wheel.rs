@@ -30,10 +30,11 @@ impl<K: Copy> Wheel<K> {
         ticks(now.saturating_duration_since(self.began))
     }
 
-    /// Calls for a session at a tick; one that has passed comes at the next turn.
-    pub(super) fn arm(&mut self, key: K, at: Tick) {
+    /// Calls for a session at a tick; one that has passed comes at the next turn. Answers at which it will.
+    pub(super) fn arm(&mut self, key: K, at: Tick) -> Tick {
         let at = at.max(self.turned + 1);
         self.slots[at as usize % SLOTS].push((key, at));
+        at
     }
 
     /// Takes out what is due.

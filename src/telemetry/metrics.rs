@@ -175,6 +175,10 @@ pub struct Metrics {
     pub push_seconds: Histogram,
     /// Calls at the service door.
     pub calls: Family<Call, Counter>,
+    /// Sessions that were told to open a new connection elsewhere.
+    pub goaways: Counter,
+    /// Open sessions whose frames are server-sent events.
+    pub event_streams: Gauge,
     /// Tickets issued.
     pub tickets_issued: Counter,
     /// Resume tickets sealed.
@@ -281,6 +285,16 @@ impl Metrics {
                 Histogram::new(exponential_buckets(0.000_05, 2.0, 16))
             ),
             calls: metric!("calls", "Calls at the service door", Family::default()),
+            goaways: metric!(
+                "goaways",
+                "Sessions told to open a new connection elsewhere",
+                Counter::default()
+            ),
+            event_streams: metric!(
+                "event_streams",
+                "Open sessions of server-sent events",
+                Gauge::default()
+            ),
             tickets_issued: metric!("tickets_issued", "Tickets issued", Counter::default()),
             resume_tickets: metric!(
                 "resume_tickets",

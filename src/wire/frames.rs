@@ -107,6 +107,12 @@ pub enum ServerFrame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         after_ms: Option<u64>,
     },
+    /// In that long, open a new connection with this ticket, then close this one.
+    Goaway {
+        after_ms: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ticket: Option<&'a str>,
+    },
     Ping,
     Pong {
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]

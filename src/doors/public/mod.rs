@@ -19,10 +19,12 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{Method, Request, Response};
+use http::header::{CONNECTION, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -221,6 +223,21 @@ impl Public {
     }
 
     async fn answer(
+        self: &Arc<Self>,
+        arrival: &Arrival,
+        request: Request<Incoming>,
+    ) -> Response<Answer> {
+        let mut response = self.route(arrival, request).await;
+        // A kept connection would be cut in its next request.
+        let leaving = arrival.shard.hub.leaving.load(Ordering::Relaxed);
+        if leaving && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        response
+    }
+
+    async fn route(
         self: &Arc<Self>,
         arrival: &Arrival,
         request: Request<Incoming>,
