@@ -165,13 +165,16 @@ impl DrainArgs {
             let body = answer.into_body().collect().await?.to_bytes();
             Ok::<_, hyper::Error>((status, body))
         };
-        let (status, body) = tokio::select! {
-            answer = answering => answer.map_err(|e| failed(e.to_string()))?,
-            ended = connection => {
-                let why = ended.err().map_or("closed".into(), |e| e.to_string());
-                return Err(failed(why));
-            }
+        // The connection may end as soon as the answer is there, and ends the question if it ends before.
+        let driving = async {
+            let _ = connection.await;
+            std::future::pending::<()>().await;
         };
+        let answered = tokio::select! {
+            answered = answering => answered,
+            () = driving => return Err(failed("closed".into())),
+        };
+        let (status, body) = answered.map_err(|e| failed(e.to_string()))?;
         if !status.is_success() {
             return Err(NoAnswer::Failed(refused(status, &body)));
         }

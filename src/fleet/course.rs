@@ -76,7 +76,7 @@ impl Course {
         }
     }
 
-    /// What to do, with so many sessions here, which the others take at `rate` each a second (none = at any).
+    /// What to do, with so many sessions here, which the others together take at `rate` a second (none = at any).
     pub(super) fn next(
         &mut self,
         now: Instant,
@@ -87,9 +87,8 @@ impl Course {
         match (self.place, others) {
             (Place::Closing { ends } | Place::Moving { ends }, _) if ends <= now => Act::End,
             (Place::Closing { .. }, _) | (Place::Moving { .. }, Others::Ready(_)) => Act::Nothing,
-            (Place::Waiting { .. }, Others::Ready(ready)) => {
+            (Place::Waiting { .. }, Others::Ready(_)) => {
                 self.waited = self.waited(now);
-                let rate = rate.map(|rate| rate.saturating_mul(*ready as u32));
                 let most = self.left(now).map(|left| left.saturating_sub(AFTER));
                 let spread = stretched(self.config.spread, sessions, rate, most);
                 let ends = now + spread + AFTER + self.config.grace;

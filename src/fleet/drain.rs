@@ -169,7 +169,7 @@ impl Drain {
         let mut said: Option<Instant> = None;
         while self.connections() > 0 {
             let (others, now) = (self.others().await, Instant::now());
-            let act = course.next(now, &others, self.connections(), self.rate());
+            let act = course.next(now, &others, self.connections(), self.rate(&others));
             *self.lock() = Some(course.place);
             if !self.act(act).await {
                 return;
@@ -283,20 +283,23 @@ impl Drain {
             left.saturating_sub(AFTER)
         });
         let spread = match others {
-            Others::Ready(ready) => {
-                let rate = self.rate().map(|rate| rate.saturating_mul(*ready as u32));
-                stretched(spread, sessions, rate, most) + AFTER
-            }
+            Others::Ready(_) => stretched(spread, sessions, self.rate(others), most) + AFTER,
             Others::Nobody => spread,
             Others::NoneReady | Others::Unknown(_) => spread + wait,
         };
         deregister_delay + spread + grace
     }
 
-    /// The handshakes a second that one other node takes, if it is like this one.
-    fn rate(&self) -> Option<u32> {
-        let rate = self.hub.limits.now().handshakes_per_second;
-        (rate > 0).then_some(rate)
+    /// The handshakes a second that the others take, if they are like this one; none = any.
+    fn rate(&self, others: &Others) -> Option<u32> {
+        let limits = self.hub.limits.now();
+        let ready = match others {
+            Others::Ready(ready) => u32::try_from(*ready).unwrap_or(u32::MAX),
+            _ => 0,
+        };
+        let each = limits.handshakes_per_second.saturating_mul(ready);
+        let rates = [each, limits.fleet_handshakes_per_second];
+        rates.into_iter().filter(|rate| *rate > 0).min()
     }
 
     fn connections(&self) -> usize {
