@@ -44,4 +44,5 @@ mod streams_redis;
 mod support;
 mod tools;
 mod unknown;
+mod user_limit;
 mod wire;

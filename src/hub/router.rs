@@ -108,10 +108,7 @@ impl Router {
         let mut connections = self.connections_here(user).await;
         connections.sort_by_key(|c| c.connected_at);
         for oldest in connections.into_iter().take(count) {
-            let connection = oldest.connection;
-            if let Some(shard) = self.delivery.shards().get(usize::from(connection.shard)) {
-                let _ = shard.send(Command::Replace { connection }).await;
-            }
+            self.evict_here(oldest.connection).await;
         }
     }
 
