@@ -15,9 +15,7 @@ use super::state::State;
 use super::wheel::ticks;
 use super::{Format, Hub, SubscribeRule, UserLimit, reader};
 use crate::backplane::{CursorMove, From, Opened};
-use crate::model::{
-    Address, ChannelName, ConnectionId, DeviceName, Grant, Origin, Position, Since, UserId,
-};
+use crate::model::{Address, ChannelName, DeviceName, Grant, Origin, Position, Since, UserId};
 use crate::tickets::Pass;
 use crate::wire::frames::{ErrorCode, ServerFrame};
 
@@ -334,12 +332,12 @@ impl Shard {
         drop(state);
         drop((inbox, channels));
         self.work.notify_one();
-        self.replace_others(grant, id);
+        self.replace_others(grant);
         Some(key)
     }
 
     /// Closes what a session takes the place of, and then what is beyond its user's limit.
-    fn replace_others(&self, grant: Grant, own: ConnectionId) {
+    fn replace_others(&self, grant: Grant) {
         let limits = self.hub.limits.now();
         let limit = limits.connections_per_user;
         let keeps = limit > 0 && limits.user_limit == UserLimit::Replace;
@@ -354,7 +352,7 @@ impl Shard {
                 .map_or_else(Vec::new, |resumes| resumes.replaces);
             router.replace(&gone).await;
             if keeps {
-                router.keep_to_limit(&grant.user, own, &gone, limit).await;
+                router.keep_to_limit(&grant.user, &gone, limit).await;
             }
         });
     }
@@ -380,7 +378,8 @@ impl Shard {
             user: grant.user.clone(),
             device: grant.device.clone(),
             claims: grant.claims.clone(),
-            connected_at: SystemTime::now(),
+            // By the clock of all nodes: it says who is older, wherever they are.
+            connected_at: SystemTime::UNIX_EPOCH + Duration::from_millis(self.hub.resume.now()),
             transport,
             phase: Phase::Open,
             format: asked.format,

@@ -18,8 +18,7 @@ const KEEP_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) type UserPlace = (UserPlaceGuard, u32);
 
 impl Shard {
-    /// Takes a place for one more session of a user, by what this node holds. What goes beyond the limit is closed, or the
-    /// new one is refused. None = there is no limit.
+    /// Takes a place for one more session of a user, by what this node holds. None = there is no limit.
     pub(super) async fn take_user_place(
         &self,
         grant: &Grant,
@@ -29,13 +28,11 @@ impl Shard {
             return Ok(None);
         }
         let (guard, count) = self.hub.delivery.take_user_place(&grant.user);
-        let limit = limits.connections_per_user + self.make_way(grant, count).await;
-        if let Some(over) = count.checked_sub(limit + 1) {
-            if limits.user_limit == UserLimit::Refuse {
-                return Err(NotAdmitted::UserLimit);
-            }
-            let router = &self.hub.router;
-            router.replace_oldest(&grant.user, over as usize + 1).await;
+        // With "replace" nobody is refused: what is too much closes once the new one is there.
+        if limits.user_limit == UserLimit::Refuse
+            && count > limits.connections_per_user + self.make_way(grant, count).await
+        {
+            return Err(NotAdmitted::UserLimit);
         }
         Ok(Some((guard, count)))
     }
@@ -82,39 +79,30 @@ impl Router {
     /// With `user_limit = "replace"`: closes the oldest of a user's connections on all nodes, so that no more than `limit`
     /// remain with the one that has just begun. `gone` are those whose place it has taken. Whichever of several that begin at
     /// once comes last sees all the others, and those who see the same close the same.
-    pub(super) async fn keep_to_limit(
-        &self,
-        user: &UserId,
-        own: ConnectionId,
-        gone: &[ConnectionId],
-        limit: u32,
-    ) {
-        let keeping = self.close_beyond(user, own, gone, limit);
+    pub(super) async fn keep_to_limit(&self, user: &UserId, gone: &[ConnectionId], limit: u32) {
+        let keeping = self.close_beyond(user, gone, limit);
         if tokio::time::timeout(KEEP_TIMEOUT, keeping).await.is_err() {
-            tracing::debug!(%own, "it was not known in time how many connections its user has");
+            tracing::debug!("it was not known in time how many connections a user has");
         }
     }
 
-    async fn close_beyond(
-        &self,
-        user: &UserId,
-        own: ConnectionId,
-        gone: &[ConnectionId],
-        limit: u32,
-    ) {
-        if !self.others_listen(user).await {
-            return;
-        }
-        let asked = self.ask_within(Ask::WhereIs(user.clone()), ASK_TIMEOUT);
-        let Ok((said, _)) = asked.await else {
+    async fn close_beyond(&self, user: &UserId, gone: &[ConnectionId], limit: u32) {
+        let mut all = if self.others_listen(user).await {
+            let asked = self.ask_within(Ask::WhereIs(user.clone()), ASK_TIMEOUT);
+            let Ok((said, _)) = asked.await else {
+                return;
+            };
+            said.into_iter().filter_map(connections).flatten().collect()
+        } else if self.delivery.user_places(user) > limit {
+            self.connections_here(user).await
+        } else {
             return;
         };
-        let mut others: Vec<_> = said.into_iter().filter_map(connections).flatten().collect();
-        // The new one is the newest, whatever the clocks of nodes say.
-        others.retain(|c| c.connection != own && !gone.contains(&c.connection));
-        others.sort_by_key(|c| (c.connected_at, c.connection.to_bytes()));
-        let over = (others.len() + 1).saturating_sub(limit as usize);
-        for oldest in others.into_iter().take(over) {
+        all.retain(|c| !gone.contains(&c.connection));
+        // By the backplane's clock and then by their ids: whoever looks at the same time closes the same.
+        all.sort_by_key(|c| (c.connected_at, c.connection.to_bytes()));
+        let over = all.len().saturating_sub(limit as usize);
+        for oldest in all.into_iter().take(over) {
             self.evict(oldest.connection).await;
         }
     }
