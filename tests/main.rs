@@ -47,4 +47,5 @@ mod support;
 mod tls;
 mod tools;
 mod unknown;
+mod user_limit;
 mod wire;

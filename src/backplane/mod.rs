@@ -90,6 +90,12 @@ pub trait Backplane: Send + Sync + 'static {
     /// Ends that. Messages may go on arriving for a while.
     fn unlisten(&self, address: &Address);
 
+    /// How many nodes listen to an address. A hint, as in [`Published::listeners`].
+    ///
+    /// # Errors
+    /// The backplane cannot be reached; a sentence for the operator.
+    fn listeners(&self, address: Address) -> Later<'_, Result<u32, String>>;
+
     /// Whether the link of an address has brought nothing at all since this much: where an echo was due, it hangs.
     fn is_deaf(&self, address: &Address, heard: u64) -> bool;
 

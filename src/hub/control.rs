@@ -84,8 +84,8 @@ impl Router {
     }
 
     /// Closes sessions whose place another one has taken, with 1000, on whichever nodes they are.
-    pub(super) async fn replace(&self, connections: Vec<ConnectionId>) {
-        for connection in connections {
+    pub(super) async fn replace(&self, connections: &[ConnectionId]) {
+        for &connection in connections {
             let ask = Ask::Replace(connection);
             if connection.incarnation == self.incarnation {
                 let waiting = self.delivery.ask_shards(&ask).await;
@@ -110,14 +110,25 @@ impl Router {
 
     /// Asks every node that listens for the sessions, this one too; answers what they said, and how many were silent.
     async fn ask(&self, ask: Ask) -> Result<(Vec<Said>, u32), Refusal> {
-        let deadline = Deadline::now() + CONTROL_TIMEOUT;
+        self.ask_within(ask, CONTROL_TIMEOUT).await
+    }
+
+    /// The same, with another time to answer.
+    pub(super) async fn ask_within(
+        &self,
+        ask: Ask,
+        time: Duration,
+    ) -> Result<(Vec<Said>, u32), Refusal> {
+        let deadline = Deadline::now() + time;
         let to = match &ask {
             Ask::WhereIs(user)
+            | Ask::Places(user)
             | Ask::Disconnect(Sessions::OfUser(user), _)
             | Ask::Subscribe(Sessions::OfUser(user), _)
             | Ask::Unsubscribe(Sessions::OfUser(user), _) => Address::User(user.clone()),
             Ask::Presence(channel) => Address::Channel(channel.clone()),
             Ask::Replace(id)
+            | Ask::Evict(id)
             | Ask::Disconnect(Sessions::Connection(id), _)
             | Ask::Subscribe(Sessions::Connection(id), _)
             | Ask::Unsubscribe(Sessions::Connection(id), _) => Address::Node(id.incarnation),
@@ -126,7 +137,7 @@ impl Router {
         let question = Question {
             id: awaited.question(),
             from: self.incarnation,
-            within: CONTROL_TIMEOUT - ANSWER_MARGIN,
+            within: time - ANSWER_MARGIN.min(time / 8),
             ask,
         };
         let published = self
@@ -184,7 +195,11 @@ impl Router {
         let answer = Answer {
             to: question.id,
             from: self.incarnation,
-            said: together(&question.ask, said),
+            said: match &question.ask {
+                // It knows its own.
+                Ask::Places(_) if question.from == self.incarnation => Said::Applied(0),
+                ask => together(ask, said),
+            },
         };
         if question.from == self.incarnation {
             self.delivery.answered(answer);

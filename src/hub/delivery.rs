@@ -197,6 +197,14 @@ impl Delivery {
         (guard, interest.sessions)
     }
 
+    /// How many places of a user are taken here.
+    pub(super) fn user_places(&self, user: &UserId) -> u32 {
+        let address = Address::User(user.clone());
+        self.stripe(&address)
+            .get(&address)
+            .map_or(0, |i| i.sessions)
+    }
+
     /// The shards that follow an address.
     pub(super) fn followers(&self, address: &Address) -> Vec<usize> {
         let shards = self.stripe(address).get(address).map_or(0, |i| i.shards);

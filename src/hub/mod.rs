@@ -36,6 +36,7 @@ mod state;
 mod stream;
 mod threads;
 mod turn;
+mod user_limit;
 mod wheel;
 
 use std::sync::Arc;

@@ -93,6 +93,18 @@ impl Shard {
                 let cancelled = ours && state.cancel(SessionKey::of(connection));
                 Said::Applied(keys.len() as u32 + u32::from(cancelled))
             }
+            Ask::Evict(connection) => {
+                let sessions = Sessions::Connection(connection);
+                let closing = self.clone().end(sessions, CloseReason::Replaced, None);
+                spawn_local(async move {
+                    if let Some(applied) = closing.await {
+                        let _ = answer.send(Said::Applied(applied));
+                    }
+                });
+                return;
+            }
+            // The node answers that itself.
+            Ask::Places(_) => return,
             Ask::Subscribe(sessions, channel) => {
                 let shard = self.clone();
                 spawn_local(async move { shard.subscribe(sessions, channel, answer).await });

@@ -43,6 +43,11 @@ impl Delivery {
     /// Asks the shards that have the sessions, in order with the messages.
     pub(super) async fn ask_shards(&self, ask: &Ask) -> Vec<oneshot::Receiver<Said>> {
         let shards = match ask {
+            Ask::Places(user) => {
+                let (answer, receiver) = oneshot::channel();
+                let _ = answer.send(Said::Applied(self.user_places(user)));
+                return vec![receiver];
+            }
             Ask::WhereIs(user)
             | Ask::Disconnect(Sessions::OfUser(user), _)
             | Ask::Subscribe(Sessions::OfUser(user), _)
@@ -51,6 +56,7 @@ impl Delivery {
             }
             Ask::Presence(channel) => self.followers(&Address::Channel(channel.clone())),
             Ask::Replace(id)
+            | Ask::Evict(id)
             | Ask::Disconnect(Sessions::Connection(id), _)
             | Ask::Subscribe(Sessions::Connection(id), _)
             | Ask::Unsubscribe(Sessions::Connection(id), _) => {

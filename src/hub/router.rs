@@ -91,7 +91,7 @@ impl Router {
         named.count() as u32
     }
 
-    async fn connections_here(&self, user: &UserId) -> Vec<ConnectionInfo> {
+    pub(super) async fn connections_here(&self, user: &UserId) -> Vec<ConnectionInfo> {
         let waiting = self.delivery.ask_shards(&Ask::WhereIs(user.clone())).await;
         let mut connections = Vec::new();
         for waiting in waiting {
@@ -101,18 +101,6 @@ impl Router {
             }
         }
         connections
-    }
-
-    /// Closes a user's oldest connections, to make room for newer ones.
-    pub(super) async fn replace_oldest(&self, user: &UserId, count: usize) {
-        let mut connections = self.connections_here(user).await;
-        connections.sort_by_key(|c| c.connected_at);
-        for oldest in connections.into_iter().take(count) {
-            let connection = oldest.connection;
-            if let Some(shard) = self.delivery.shards().get(usize::from(connection.shard)) {
-                let _ = shard.send(Command::Replace { connection }).await;
-            }
-        }
     }
 
     /// Tells every shard of other limits.

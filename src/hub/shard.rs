@@ -136,21 +136,7 @@ impl Shard {
         (place, reservation): (PlaceGuard, Reservation),
     ) -> Result<Prepared, NotAdmitted> {
         let limits = self.hub.limits.now();
-        let mut user_place = None;
-        if limits.connections_per_user > 0 {
-            let (guard, count) = self.hub.delivery.take_user_place(&grant.user);
-            let limit = limits.connections_per_user + self.make_way(&grant, count).await;
-            if let Some(over) = count.checked_sub(limit + 1) {
-                if limits.user_limit == UserLimit::Refuse {
-                    return Err(NotAdmitted::UserLimit);
-                }
-                self.hub
-                    .router
-                    .replace_oldest(&grant.user, over as usize + 1)
-                    .await;
-            }
-            user_place = Some(guard);
-        }
+        let user_place = self.take_user_place(&grant).await?;
         let unavailable = NotAdmitted::Unavailable;
         let from = match asked.since.or(grant.since) {
             Some(since) => From::Since(since),
@@ -160,6 +146,8 @@ impl Shard {
             .follow(Address::User(grant.user.clone()), from.clone())
             .await
             .map_err(unavailable)?;
+        self.check_elsewhere(&grant, user_place.as_ref()).await?;
+        let user_place = user_place.map(|(guard, _)| guard);
         if let (From::Cursor(Some(device)), Some(opened)) = (from, inbox.1)
             && opened.recovered.is_none()
         {
@@ -211,17 +199,6 @@ impl Shard {
             channels,
             refused,
         })
-    }
-
-    /// How many of a user's connections here, which are too many, make way for one that continues them.
-    async fn make_way(&self, grant: &Grant, count: u32) -> u32 {
-        match &grant.resumes {
-            Some(resumes) if count > self.hub.limits.now().connections_per_user => {
-                let router = &self.hub.router;
-                router.held_here(&grant.user, &resumes.replaces).await
-            }
-            _ => 0,
-        }
     }
 
     /// Whether a session may subscribe to a channel by the rules of its namespace.
@@ -362,11 +339,29 @@ impl Shard {
         drop(state);
         drop((inbox, channels));
         self.work.notify_one();
-        if let Some(resumes) = grant.resumes {
-            let router = self.hub.router.clone();
-            spawn_local(async move { router.replace(resumes.replaces).await });
-        }
+        self.replace_others(grant);
         Some(key)
+    }
+
+    /// Closes what a session takes the place of, and then what is beyond its user's limit.
+    fn replace_others(&self, grant: Grant) {
+        let limits = self.hub.limits.now();
+        let limit = limits.connections_per_user;
+        let keeps = limit > 0 && limits.user_limit == UserLimit::Replace;
+        if grant.resumes.is_none() && !keeps {
+            return;
+        }
+        let router = self.hub.router.clone();
+        // Owned by the shard's thread; both have a deadline.
+        spawn_local(async move {
+            let gone = grant
+                .resumes
+                .map_or_else(Vec::new, |resumes| resumes.replaces);
+            router.replace(&gone).await;
+            if keeps {
+                router.keep_to_limit(&grant.user, &gone, limit).await;
+            }
+        });
     }
 
     fn session(
@@ -390,7 +385,8 @@ impl Shard {
             user: grant.user.clone(),
             device: grant.device.clone(),
             claims: grant.claims.clone(),
-            connected_at: SystemTime::now(),
+            // By the clock of all nodes: it says who is older, wherever they are.
+            connected_at: SystemTime::UNIX_EPOCH + Duration::from_millis(self.hub.resume.now()),
             transport,
             phase: Phase::Open,
             format: asked.format,

@@ -99,6 +99,10 @@ pub enum Ask {
     Replace(ConnectionId),
     /// Who here subscribes to it?
     Presence(ChannelName),
+    /// How many places of this user are taken here, handshakes under way included?
+    Places(UserId),
+    /// It is beyond its user's limit: close it with 4502; answers how many.
+    Evict(ConnectionId),
 }
 
 /// What it says.

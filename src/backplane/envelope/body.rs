@@ -86,6 +86,8 @@ const SUBSCRIBE: u32 = 3;
 const UNSUBSCRIBE: u32 = 4;
 const REPLACE: u32 = 5;
 const PRESENCE: u32 = 6;
+const PLACES: u32 = 7;
+const EVICT: u32 = 8;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct AnswerBody {
@@ -242,6 +244,14 @@ impl From<&Question> for QuestionBody {
                 body.user = Some(user.to_string());
                 body.ask = WHERE_IS;
             }
+            Ask::Places(user) => {
+                body.user = Some(user.to_string());
+                body.ask = PLACES;
+            }
+            Ask::Evict(id) => {
+                about(&Sessions::Connection(*id));
+                body.ask = EVICT;
+            }
             Ask::Disconnect(sessions, reason) => {
                 about(sessions);
                 body.reason = reason.to_string();
@@ -285,6 +295,8 @@ impl QuestionBody {
             UNSUBSCRIBE => Ask::Unsubscribe(sessions()?, channel()?),
             REPLACE => Ask::Replace(connection_id(self.connection.as_ref()?)?),
             PRESENCE => Ask::Presence(channel()?),
+            PLACES => Ask::Places(user()?),
+            EVICT => Ask::Evict(connection_id(self.connection.as_ref()?)?),
             // Of a later version: who asked counts this node as unknown.
             _ => return None,
         };

@@ -235,6 +235,8 @@ mod tests {
             )),
             question(Ask::Unsubscribe(of_user, channel())),
             question(Ask::Presence(channel())),
+            question(Ask::Places(user("42"))),
+            question(Ask::Evict(connection())),
             said(Said::Members(Members::default())),
             said(Said::Members(Members {
                 some: vec![Member {

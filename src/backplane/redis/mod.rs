@@ -330,6 +330,31 @@ impl Backplane for Redis {
         }
     }
 
+    fn listeners(&self, address: Address) -> Later<'_, Result<u32, String>> {
+        Box::pin(async move {
+            let channel = self.shared.keys.channel(&address);
+            let name = match self.shared.place.is_cluster() {
+                true => "SHARDNUMSUB",
+                false => "NUMSUB",
+            };
+            let mut ask = redis::cmd("PUBSUB");
+            ask.arg(name).arg(&channel);
+            let said = self.command(&channel, ask, false).await;
+            match said.map_err(Failure::into_problem)? {
+                Value::Array(said) => match said[..] {
+                    [_, Value::Int(count)] => Ok(u32::try_from(count).unwrap_or(0)),
+                    _ => Ok(0),
+                },
+                // RESP3 answers with a map.
+                Value::Map(said) => match said[..] {
+                    [(_, Value::Int(count))] => Ok(u32::try_from(count).unwrap_or(0)),
+                    _ => Ok(0),
+                },
+                _ => Ok(0),
+            }
+        })
+    }
+
     fn is_deaf(&self, address: &Address, heard: u64) -> bool {
         let fabric = self.shared.fabric.borrow();
         let link = fabric.as_ref().map(|fabric| fabric.link(address));
