@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::Outcome;
 use crate::checker::Fault;
-use crate::spans::quantile;
+use crate::clock::Stamp;
+use crate::spans::{busiest, quantile};
 use crate::verdict::Verdict;
 
 /// What became of the pushes.
@@ -26,6 +27,21 @@ pub(crate) fn pushes(verdict: &mut Verdict, outcome: &Outcome) {
     verdict.promise("everyone had everything in the end", all, outcome.settled);
     let told = report.gaps + report.recovered_false;
     verdict.nothing("told of a loss", told);
+}
+
+/// How fast clients were welcome: no faster than the budget. What a node was given may be used half a second later, and a
+/// tenth of a second's worth may be used at once; a longer time has no more of that than a short one.
+pub(crate) fn rate(verdict: &mut Verdict, mut welcomes: Vec<Stamp>, budget: u32) {
+    for seconds in [1, 5] {
+        let most = busiest(&mut welcomes, Duration::from_secs(seconds)) as u64;
+        let budget = u64::from(budget) * seconds;
+        let slack = budget * 6 / 10 / seconds;
+        verdict.promise(
+            &format!("welcomes in the busiest {seconds} s, of the budget"),
+            format!("{most} of {budget}"),
+            most <= budget + slack,
+        );
+    }
 }
 
 /// The middle one, one in a hundred, and the longest.
