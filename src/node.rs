@@ -12,20 +12,20 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::backplane::redis::Redis;
-use crate::backplane::{Backplane, BackplaneKind, Leases, Memory, NodeLease, Streams};
+use crate::backplane::{Backplane, BackplaneKind, Budget, Leases, Memory, NodeLease, Streams};
 use crate::config::{Config, Mode};
 use crate::doors::config::DEVELOPMENT_KEY;
-use crate::doors::public::{Playground, Public};
+use crate::doors::public::{Pacing, Playground, Public};
 use crate::doors::service::{Api, ApiKeys, LiveKeys};
 use crate::doors::{admin, service};
-use crate::fleet::{Doors, DrainConfig, Health, Phase, Registrar};
+use crate::fleet::{Doors, DrainConfig, Gate, Health, Phase, Registrar};
 use crate::hub::{Hub, HubParts, Intake, LiveLimits, Namespaces, ShardThreads};
 use crate::model::{NodeId, Secret, unix_millis};
 use crate::sources;
 use crate::telemetry::Metrics;
 use crate::tickets::{
     JwtVerifier, MemoryResume, MemoryTickets, RedisResume, RedisTickets, ResumeStore,
-    ResumeTickets, TicketStore, Tickets,
+    ResumeTickets, SlotStore, TicketStore, Tickets,
 };
 
 /// Connections that may wait to be accepted, per socket.
@@ -61,7 +61,9 @@ struct Links {
     backplane: Arc<dyn Backplane>,
     streams: Arc<dyn Streams>,
     leases: Arc<dyn Leases>,
+    budget: Arc<dyn Budget>,
     store: Arc<dyn TicketStore>,
+    slots: Arc<dyn SlotStore>,
     resume: Arc<dyn ResumeStore>,
     redis: Option<Arc<Redis>>,
 }
@@ -72,11 +74,14 @@ impl Links {
         Ok(match config.backplane.kind {
             BackplaneKind::Memory => {
                 let memory = Arc::new(Memory::new(arrivals));
+                let tickets = Arc::new(MemoryTickets::new(config.tickets.max_pending));
                 Self {
                     backplane: memory.clone(),
                     streams: memory.clone(),
-                    leases: memory,
-                    store: Arc::new(MemoryTickets::new(config.tickets.max_pending)),
+                    leases: memory.clone(),
+                    budget: memory,
+                    store: tickets.clone(),
+                    slots: tickets,
                     resume: Arc::new(MemoryResume::new(config.tickets.max_pending)),
                     redis: None,
                 }
@@ -86,11 +91,14 @@ impl Links {
                 let keeps = config.keeps();
                 let (place, run) = (&config.backplane, intake.incarnation);
                 let redis = Arc::new(Redis::new(place, run, keeps, links, arrivals)?);
+                let tickets = Arc::new(RedisTickets::new(redis.clone(), metrics.clone()));
                 Self {
                     backplane: redis.clone(),
                     streams: redis.clone(),
                     leases: redis.clone(),
-                    store: Arc::new(RedisTickets::new(redis.clone(), metrics.clone())),
+                    budget: redis.clone(),
+                    store: tickets.clone(),
+                    slots: tickets,
                     resume: Arc::new(RedisResume::new(redis.clone())),
                     redis: Some(redis),
                 }
@@ -196,6 +204,7 @@ impl Node {
             config.service.reflection,
         )
         .await?;
+        let (pacing, leasing) = pacing(limits.clone(), &links, &metrics);
         let playground = (mode == Mode::Dev).then(|| playground(&routes, &addresses, &id));
         let door = Arc::new(Public::new(
             &config.public,
@@ -204,6 +213,7 @@ impl Node {
             jwt,
             url,
             playground,
+            pacing,
         ));
         let live = reload::Live {
             kept: config.keeps(),
@@ -224,6 +234,7 @@ impl Node {
         let _ = tokio::time::timeout(START_TIMEOUT, resume.refresh()).await;
         let mut tasks = JoinSet::new();
         tasks.spawn(resume.keep_fresh());
+        tasks.spawn(leasing);
         tasks.spawn(answering);
         tasks.spawn(hold_lease(
             links.leases.clone(),
@@ -414,6 +425,22 @@ async fn hold_lease(leases: Arc<dyn Leases>, hub: Arc<Hub>, health: Arc<Health>)
             tracing::debug!(%problem, "the node's lease was not renewed");
         }
     }
+}
+
+/// The door's part in the fleet's handshake budget, and the task that leases for it.
+fn pacing(
+    limits: LiveLimits,
+    links: &Links,
+    metrics: &Metrics,
+) -> (Pacing, impl Future<Output = ()> + Send + use<>) {
+    let (gate, asks) = Gate::new(limits, links.budget.clone(), metrics.budget.clone());
+    let gate = Arc::new(gate);
+    let pacing = Pacing {
+        gate: gate.clone(),
+        slots: links.slots.clone(),
+        metrics: metrics.budget.clone(),
+    };
+    (pacing, gate.serve(asks))
 }
 
 /// Resolves when the node tells a door to stop.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tidings::backplane::redis::Redis;
 use tidings::backplane::{
-    Answer, Arrivals, Backplane, BackplaneConfig, BackplaneKind, BackplaneUrl, Envelope, Here,
-    Later, Leases, Memory, NodeLease,
+    Answer, Arrivals, Backplane, BackplaneConfig, BackplaneKind, BackplaneUrl, Budget, Envelope,
+    Here, Later, Leases, Memory, NodeLease, Pace, Wanted,
 };
 use tidings::model::{Address, Body, Message, MessageId, Said, Target, UserId, unix_millis};
 use tidings::telemetry::Metrics;
@@ -65,8 +65,8 @@ impl Arrivals for Inbox {
 }
 
 /// A node's end of a backplane.
-trait Both: Backplane + Leases {}
-impl<T: Backplane + Leases> Both for T {}
+trait Both: Backplane + Leases + Budget {}
+impl<T: Backplane + Leases + Budget> Both for T {}
 type End = (Arc<dyn Both>, Arc<Inbox>);
 
 fn memory() -> End {
@@ -183,12 +183,39 @@ async fn a_lease_is_there_until_it_is_released((end, _): &End) {
     assert_eq!(end.nodes().await, Ok(Vec::new()));
 }
 
+/// What is asked of the handshake budget, as one node.
+async fn lease(end: &dyn Both, per_second: u32, tokens: u32, slots: u32) -> (u32, Vec<u64>, u64) {
+    let wanted = Wanted { tokens, slots };
+    let leased = end.lease(Pace { per_second }, wanted, soon()).await;
+    let leased = leased.expect("leased");
+    (leased.tokens, leased.slots, leased.now)
+}
+
+async fn tokens_and_slots_are_of_one_schedule((end, _): &End) {
+    let end = &**end;
+    let (tokens, slots, now) = lease(end, 10, 100, 30).await;
+    // The burst, and from then on one each 100 ms.
+    assert_eq!((tokens, slots.len()), (2, 30));
+    assert!(slots[0] >= now && slots[0] <= now + 101, "{slots:?} {now}");
+    let apart = |slots: &[u64]| slots.windows(2).all(|two| two[1] - two[0] == 100);
+    assert!(apart(&slots), "{slots:?}");
+    let (tokens, more, _) = lease(end, 10, 100, 2).await;
+    assert_eq!((tokens, apart(&more)), (0, true));
+    assert_eq!(more[0], slots[29] + 100);
+    // Nobody is sent further away than the horizon.
+    let (_, rest, now) = lease(end, 10, 0, 10_000).await;
+    let last = rest.last().expect("some");
+    assert!(rest.len() < 3_000 && *last <= now + 300_001, "{last} {now}");
+    assert_eq!(lease(end, 10, 0, 0).await.0, 0);
+}
+
 async fn keeps_the_contract(end: End, incarnation: u64) {
     hears_what_it_publishes(&end).await;
     everyone_is_listened_to_from_the_start(&end).await;
     an_answer_comes_to_the_node_that_asked(&end, incarnation).await;
     listening_again_right_after_unlistening_misses_nothing(&end).await;
     a_lease_is_there_until_it_is_released(&end).await;
+    tokens_and_slots_are_of_one_schedule(&end).await;
     end.0.close().await;
 }
 

@@ -6,6 +6,7 @@ mod acl;
 mod addresses;
 mod admission;
 mod backplane;
+mod budget;
 mod cluster;
 mod cluster_tickets;
 mod command_line;

@@ -2,6 +2,7 @@
 //! every envelope, a node's own included, comes back through [`Arrivals`] before it is delivered, so that each address
 //! has one order. This room knows messages and addresses, never a session.
 
+mod budget;
 mod clock;
 mod config;
 mod envelope;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::model::Address;
 
+pub use budget::{Budget, LeaseError, Leased, Pace, Wanted};
 pub use clock::BackplaneClock;
 pub use config::{BackplaneConfig, BackplaneKind, BackplaneUrl};
 pub use envelope::{Answer, Envelope, EnvelopeError, Question, Sealer};

@@ -80,6 +80,10 @@ impl Config {
                 "[limits] node_outbox_bytes must be at least outbox_bytes; \"0B\" = a quarter of the memory",
             ),
             (
+                limits.fleet_handshakes_per_second > 1_000_000,
+                "[limits] fleet_handshakes_per_second must be at most 1000000; 0 = off",
+            ),
+            (
                 limits.handshake_timeout.is_zero(),
                 "[limits] handshake_timeout must be more than \"0s\"",
             ),

@@ -1,5 +1,6 @@
-//! Life among other nodes: health, drain, discovery.
+//! Life among other nodes: health, drain, discovery, and the part in the handshake budget.
 
+mod budget;
 mod consul;
 mod health;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::units;
 
+pub use budget::{Asks, Entry, Gate, Offer, Token};
 pub use consul::{ConsulConfig, Doors, Registrar};
 pub use health::{Health, Phase, Phases};
 

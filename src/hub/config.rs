@@ -44,8 +44,10 @@ pub struct Limits {
     pub user_limit: UserLimit,
     /// Connections per IP address; 0 = off.
     pub connections_per_ip: u32,
-    /// WebSocket handshakes a second, per node; 0 = off.
+    /// Handshakes a second, per node; 0 = off.
     pub handshakes_per_second: u32,
+    /// Handshakes a second that all nodes together take; beyond, each is told its slot. 0 = off.
+    pub fleet_handshakes_per_second: u32,
     /// How long a handshake may take, from the accepted TCP connection to the welcome.
     #[serde(with = "units::duration")]
     pub handshake_timeout: Duration,
@@ -94,6 +96,7 @@ impl Default for Limits {
             user_limit: UserLimit::Replace,
             connections_per_ip: 0,
             handshakes_per_second: 5_000,
+            fleet_handshakes_per_second: 0,
             handshake_timeout: Duration::from_secs(10),
             header_bytes: 16 << 10,
             message_bytes: 64 << 10,

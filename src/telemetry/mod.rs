@@ -1,5 +1,6 @@
 //! What a node tells about itself: structured logs and metrics.
 
+mod budget;
 mod consul;
 /// Structured logs.
 pub mod logs;
@@ -9,6 +10,7 @@ mod sources;
 
 use serde::{Deserialize, Serialize};
 
+pub use budget::BudgetMetrics;
 pub use consul::ConsulMetrics;
 pub use metrics::{BackplaneMetrics, Call, Closed, Metrics, Reason};
 pub use reloads::ReloadMetrics;

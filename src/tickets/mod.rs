@@ -9,6 +9,7 @@ pub mod jwt;
 mod memory;
 mod redis;
 mod resume;
+mod slots;
 mod store;
 mod ticket;
 
@@ -25,9 +26,10 @@ pub use jwt::{JwtConfig, JwtError, JwtRefusal, JwtVerifier};
 pub use memory::MemoryTickets;
 pub use redis::RedisTickets;
 pub use resume::{
-    MemoryResume, Opening, Pass, RESUME_LIFE_MAX, RESUME_MAX_BYTES, RedisResume, ResumeId,
+    Checked, MemoryResume, Opening, Pass, RESUME_LIFE_MAX, RESUME_MAX_BYTES, RedisResume, ResumeId,
     ResumeRefusal, ResumeStore, ResumeTickets, Revoked, SealError, Shown, Taken,
 };
+pub use slots::{SLOT_GRACE, Seen, SlotStore, TicketSlot, Turn, ends};
 pub use store::{Presented, Redemption, StoreError, TicketStore};
 pub use ticket::{Ticket, TicketHash};
 

@@ -1,5 +1,6 @@
 //! A node alone: what is published arrives by a function call, and what is kept is kept in this process.
 
+mod budget;
 mod stream;
 mod streams;
 
@@ -9,14 +10,17 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::streams::Kept;
+use super::budget::Schedule;
 use super::lease::OneLease;
-use super::{Arrivals, Backplane, Envelope, Here, Later, PublishError, Published};
+use super::{Arrivals, Backplane, BackplaneClock, Envelope, Here, Later, PublishError, Published};
 use crate::model::Address;
 
 /// The backplane of one node alone: what is published arrives by a function call.
 pub struct Memory {
     arrivals: Arc<dyn Arrivals>,
     pub(super) lease: OneLease,
+    schedule: Mutex<Schedule>,
+    clock: BackplaneClock,
     kept: Mutex<Kept>,
     /// What is kept and waits for room in the shards' queues; no more than there are callers.
     late: Mutex<JoinSet<()>>,
@@ -28,6 +32,8 @@ impl Memory {
         Self {
             arrivals,
             lease: OneLease::default(),
+            schedule: Mutex::default(),
+            clock: BackplaneClock::default(),
             kept: Mutex::default(),
             late: Mutex::default(),
         }

@@ -105,6 +105,16 @@ impl Keys {
         }
     }
 
+    /// Where the fleet's handshake budget is.
+    pub(super) fn budget(&self) -> String {
+        format!("{}budget", self.prefix)
+    }
+
+    /// When a proof that is not stored has its slot, by the hex of its hash.
+    pub(super) fn slot(&self, hash: &impl std::fmt::Display) -> String {
+        format!("{}slot:{hash}", self.prefix)
+    }
+
     /// Where a ticket waits, by the hex of its hash. Public: foreign services write it.
     pub(super) fn ticket(&self, hash: &impl std::fmt::Display) -> String {
         format!("{}ticket:{hash}", self.prefix)

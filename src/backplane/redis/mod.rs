@@ -6,6 +6,7 @@
 //! have left, and every answer says which of the three outcomes it was.
 
 mod backoff;
+mod budget;
 mod commands;
 mod delivering;
 mod era;
@@ -188,6 +189,11 @@ impl Redis {
     /// Where it says what of a user's is revoked: all, or what continues one connection. In the slot of the above.
     pub(crate) fn revoked_key(&self, user: &UserId, first: Option<ConnectionId>) -> String {
         self.shared.keys.revoked(user, first)
+    }
+
+    /// Where it says when a proof that is not stored, a resume ticket or a JWT, has its slot.
+    pub(crate) fn slot_key(&self, hash: &impl std::fmt::Display) -> String {
+        self.shared.keys.slot(hash)
     }
 
     /// Where a ticket waits.

@@ -9,7 +9,7 @@ pub(super) struct Script {
     sha: String,
 }
 
-/// All of those that streams need.
+/// All of those that streams and the handshake budget need.
 pub(super) struct Scripts {
     pub(super) append: Script,
     pub(super) once: Script,
@@ -17,6 +17,7 @@ pub(super) struct Scripts {
     pub(super) top: Script,
     pub(super) read: Script,
     pub(super) advance: Script,
+    pub(super) lease: Script,
     pub(super) era: Script,
 }
 
@@ -47,6 +48,7 @@ impl Scripts {
             top: with_begin(include_str!("scripts/top.lua")),
             read: with_begin(include_str!("scripts/read.lua")),
             advance: script(include_str!("scripts/advance.lua")),
+            lease: script(include_str!("scripts/lease.lua")),
             era: script(include_str!("scripts/era.lua")),
         }
     }

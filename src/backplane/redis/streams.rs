@@ -33,7 +33,7 @@ const AGAIN_ELSEWHERE: u8 = 2;
 
 impl Shared {
     /// Runs a script on the primary that has its keys.
-    async fn eval(
+    pub(super) async fn eval(
         &self,
         fabric: &Fabric,
         call: &Call<'_>,

@@ -3,6 +3,7 @@
 
 mod answer;
 mod arrival;
+mod budget;
 mod cors;
 mod forwarded;
 mod handshake;
@@ -40,10 +41,12 @@ use proxies::Proxies;
 use proxy_header::NoHeader;
 use refusal::{Kind, Refusal};
 
+pub use budget::Pacing;
 pub use playground::Playground;
 
 /// Sockets that are accepted only to be told why they are refused, at once; beyond that a status has to do.
-const TOLD_AT_ONCE: usize = 1024;
+/// A crowd over the budget is told its slots that way: each is told within a round trip.
+const TOLD_AT_ONCE: usize = 4096;
 
 /// The public door of a node; one for all shards.
 pub struct Public {
@@ -52,6 +55,7 @@ pub struct Public {
     tickets: Arc<Tickets>,
     url: Option<String>,
     playground: Option<Playground>,
+    pacing: Pacing,
     told: Arc<Semaphore>,
 }
 
@@ -81,6 +85,7 @@ impl Public {
         jwt: Option<Arc<JwtVerifier>>,
         url: Option<String>,
         playground: Option<Playground>,
+        pacing: Pacing,
     ) -> Self {
         Self {
             live: ArcSwap::from_pointee(Live::new(config, same_host, jwt)),
@@ -88,6 +93,7 @@ impl Public {
             tickets,
             url,
             playground,
+            pacing,
             told: Arc::new(Semaphore::new(TOLD_AT_ONCE)),
         }
     }

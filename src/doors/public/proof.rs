@@ -6,18 +6,21 @@ use crate::model::{Grant, Origin, Secret};
 use crate::tickets::{JwtError, Opening, Presented, Redemption, ResumeTickets};
 
 /// What a handshake without a good ticket or JWT is told, whatever is wrong with it.
-const NOT_GOOD: &str = "the ticket is missing, unknown, used or expired; fetch a new one";
+pub(super) const NOT_GOOD: &str =
+    "the ticket is missing, unknown, used or expired; fetch a new one";
 
-/// Takes the ticket, or checks the JWT, that a handshake shows.
+/// Takes the ticket, or checks the JWT, that a handshake shows. A resume ticket lives at least `until`, in Unix
+/// milliseconds.
 pub(super) async fn redeem(
     door: &Public,
     arrival: &Arrival,
     proof: &Proof,
     origin: Option<Origin>,
     opening: Opening,
+    until: u64,
 ) -> Result<Grant, Refusal> {
     let text = match proof {
-        Proof::Nothing => return Err(Refusal::new(Kind::Ticket, NOT_GOOD)),
+        Proof::Nothing => return Err(not_good()),
         Proof::Jwt(token) => return verify(door, arrival, token, NOT_GOOD).await,
         Proof::Ticket(text) => text,
     };
@@ -29,24 +32,39 @@ pub(super) async fn redeem(
     let redeemed = match ResumeTickets::is_one(text) {
         true => {
             let resume = &arrival.shard.hub.resume;
-            resume.redeem(text, &shown, opening).await
+            resume.redeem_until(text, &shown, opening, until).await
         }
         false => door.tickets.redeem(text, &shown).await,
     };
     let refused = match redeemed {
         Ok(Redemption::Granted(grant)) => return Ok(grant),
-        Ok(Redemption::Unknown) => Refusal::new(Kind::Ticket, NOT_GOOD),
-        Ok(Redemption::WrongOrigin) => {
-            Refusal::new(Kind::Origin, "the ticket is for another origin")
-        }
-        Ok(Redemption::WrongIp) => Refusal::new(Kind::Ip, "the ticket is for another address"),
+        Ok(Redemption::Unknown) => not_good(),
+        Ok(Redemption::WrongOrigin) => wrong_origin(),
+        Ok(Redemption::WrongIp) => wrong_ip(),
         Err(error) => {
             tracing::warn!(problem = %error, "a ticket could not be checked");
-            let told = "tickets cannot be checked now; come back later";
-            Refusal::later(Kind::Unavailable, told)
+            unchecked()
         }
     };
     Err(refused)
+}
+
+pub(super) fn not_good() -> Refusal {
+    Refusal::new(Kind::Ticket, NOT_GOOD)
+}
+
+pub(super) fn wrong_origin() -> Refusal {
+    Refusal::new(Kind::Origin, "the ticket is for another origin")
+}
+
+pub(super) fn wrong_ip() -> Refusal {
+    Refusal::new(Kind::Ip, "the ticket is for another address")
+}
+
+/// The store is away.
+pub(super) fn unchecked() -> Refusal {
+    let told = "tickets cannot be checked now; come back later";
+    Refusal::later(Kind::Unavailable, told)
 }
 
 /// Checks a JWT. Whoever shows a bad one is told `not_good` and no more: why it is bad helps who forges one. The reason is

@@ -140,7 +140,7 @@ impl Refusal {
 
     /// The answer for a client that can read a status. The connection closes behind it.
     pub(super) fn response(&self) -> Response<Body> {
-        let mut response = problem(self.kind.status(), self.kind.code(), &self.detail);
+        let mut response = problem(self);
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         match self.kind {
@@ -153,20 +153,35 @@ impl Refusal {
             _ => {}
         }
         if let Some(after) = self.after {
-            headers.insert(RETRY_AFTER, after.as_secs().max(1).into());
+            // Whole seconds, and never too soon.
+            let seconds = after.as_millis().div_ceil(1_000).max(1);
+            headers.insert(
+                RETRY_AFTER,
+                u64::try_from(seconds).unwrap_or(u64::MAX).into(),
+            );
         }
         response
+    }
+
+    /// When to come back, in milliseconds.
+    pub(super) fn after_ms(&self) -> Option<u64> {
+        let millis = self.after?.as_millis();
+        Some(u64::try_from(millis).unwrap_or(u64::MAX))
     }
 }
 
 /// A problem document (RFC 9457).
-fn problem(status: StatusCode, code: &str, detail: &str) -> Response<Body> {
-    let body = serde_json::json!({
+fn problem(refusal: &Refusal) -> Response<Body> {
+    let status = refusal.kind.status();
+    let mut body = serde_json::json!({
         "title": status.canonical_reason().unwrap_or("error"),
         "status": status.as_u16(),
-        "code": code,
-        "detail": detail,
+        "code": refusal.kind.code(),
+        "detail": refusal.detail,
     });
+    if let Some(after) = refusal.after_ms() {
+        body["after_ms"] = after.into();
+    }
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
     response.headers_mut().insert(

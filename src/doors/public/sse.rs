@@ -10,7 +10,7 @@ use super::arrival::Arrival;
 use super::handshake::Handshake;
 use super::refusal::{Kind, Refusal};
 use super::upgrade::{not_admitted, take_place};
-use super::{Public, cors, proof};
+use super::{Public, budget, cors};
 use crate::hub::{EventStream, Shard};
 use crate::model::{Grant, Since};
 use crate::tickets::{Opening, Pass, SealError};
@@ -88,7 +88,12 @@ async fn admit(
         again: true,
     };
     handshake.asked.origin = origin.clone();
-    let redeeming = proof::redeem(door, arrival, &handshake.proof, origin, opening);
+    let claim = budget::Claim {
+        proof: &handshake.proof,
+        origin,
+        opening,
+    };
+    let redeeming = budget::admit(door, arrival, claim);
     let mut grant = arrival.in_time(redeeming).await.inspect_err(|refusal| {
         if refusal.kind == Kind::Ticket {
             shard.hub.admission.give_back();
@@ -163,9 +168,10 @@ fn no_ticket(error: SealError) -> Refusal {
 
 /// Not now: a stream that ends at once, after which a browser comes back, unlike after a 503.
 fn later(refusal: &Refusal, id: Option<&str>) -> Response<Answer> {
-    let after = refusal.after.unwrap_or_default();
-    let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-    let (retry, id) = (retry(after), id.unwrap_or_default());
+    let (retry, id) = (
+        retry(refusal.after_ms().unwrap_or_default()),
+        id.unwrap_or_default(),
+    );
     let code = refusal.kind.code();
     stream(Body::from(format!("{retry}{id}: {code}\n\n")).into())
 }

@@ -18,7 +18,7 @@ use tokio::task::spawn_local;
 use super::arrival::Arrival;
 use super::handshake::{self, Handshake};
 use super::refusal::{Kind, Refusal};
-use super::{Public, give_up_after, proof};
+use super::{Public, budget, give_up_after};
 use crate::hub::{NoPlace, NotAdmitted, PlaceGuard, Prepared, Reservation, Shard};
 use crate::model::Grant;
 use crate::tickets::Opening;
@@ -81,7 +81,8 @@ pub(super) async fn answer(
     }
 }
 
-/// Parse, origin, limits by IP and node, budget, redeem, the user's limit: in this order, what costs nothing first.
+/// Parse, origin, limits by IP and node, the node's and the fleet's budget, redeem, the user's limit: in this order, what
+/// costs nothing first.
 async fn admit(
     door: &Public,
     arrival: &Arrival,
@@ -111,7 +112,12 @@ async fn admit(
     }
     let _ = echo;
     handshake.asked.origin = origin.clone();
-    let mut grant = proof::redeem(door, arrival, &handshake.proof, origin, opening)
+    let claim = budget::Claim {
+        proof: &handshake.proof,
+        origin,
+        opening,
+    };
+    let mut grant = budget::admit(door, arrival, claim)
         .await
         .inspect_err(|refusal| {
             if refusal.kind == Kind::Ticket {
@@ -215,7 +221,7 @@ async fn tell(upgrade: OnUpgrade, refusal: Refusal) -> Option<()> {
     let (mut stream, _) = take_stream(upgrade).await?;
     let frame = ServerFrame::Refused {
         code: refusal.kind.code(),
-        after_ms: refusal.after.map(|after| after.as_millis() as u64),
+        after_ms: refusal.after_ms(),
     };
     let mut bytes = codec::frame(Opcode::Text, frame.to_json().as_bytes()).to_vec();
     bytes.extend_from_slice(&codec::close_frame(

@@ -88,6 +88,21 @@ impl fmt::Display for SealError {
 
 impl std::error::Error for SealError {}
 
+/// What there is to say of a resume ticket before it is redeemed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// It is genuine and has life left.
+    Good,
+    /// It is genuine, and its life is over; a slot that it was given before may give it more.
+    Expired,
+    /// It is good for nothing.
+    Unknown,
+    /// It is for another origin.
+    WrongOrigin,
+    /// It is for another address.
+    WrongIp,
+}
+
 /// Seals and redeems resume tickets.
 pub struct ResumeTickets {
     store: Arc<dyn ResumeStore>,
@@ -163,6 +178,28 @@ impl ResumeTickets {
         Ok(ticket)
     }
 
+    /// What there is to say of a ticket without asking who used it. Nothing is spent, and nothing counted.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub async fn check(&self, text: &str, presented: &Presented) -> Result<Checked, StoreError> {
+        let Some(sealed) = Sealed::parse(text) else {
+            return Ok(Checked::Unknown);
+        };
+        let Some(opened) = self.open(&sealed).await? else {
+            return Ok(Checked::Unknown);
+        };
+        let now = self.store.now();
+        let ended = opened.resumes.lineage.ends.is_some_and(|ends| ends <= now);
+        Ok(match presented.refused_by(&opened.grant) {
+            Some(Redemption::WrongOrigin) => Checked::WrongOrigin,
+            Some(_) => Checked::WrongIp,
+            None if ended => Checked::Unknown,
+            None if opened.expires <= now => Checked::Expired,
+            None => Checked::Good,
+        })
+    }
+
     /// Redeems what was shown. One that is not good is [`Redemption::Unknown`], and why is counted.
     ///
     /// # Errors
@@ -172,6 +209,21 @@ impl ResumeTickets {
         text: &str,
         presented: &Presented,
         opening: Opening,
+    ) -> Result<Redemption, StoreError> {
+        self.redeem_until(text, presented, opening, 0).await
+    }
+
+    /// The same for one that lives at least until then, in Unix milliseconds, since it was given a slot while it was good;
+    /// but never longer than its session.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn redeem_until(
+        &self,
+        text: &str,
+        presented: &Presented,
+        opening: Opening,
+        until: u64,
     ) -> Result<Redemption, StoreError> {
         let Some(sealed) = Sealed::parse(text) else {
             return Ok(self.refused(ResumeRefusal::Malformed));
@@ -185,6 +237,8 @@ impl ResumeTickets {
             mut resumes,
             expires,
         } = opened;
+        let ends = resumes.lineage.ends.unwrap_or(u64::MAX);
+        let expires = expires.max(until.min(ends));
         if let Some(refused) = presented.refused_by(&grant) {
             return Ok(refused);
         }

@@ -1,10 +1,13 @@
+mod slots;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::slots::Marks;
 use super::{Clock, Presented, Redemption, StoreError, TTL_MAX, TicketHash, TicketStore};
 use crate::backplane::Later;
-use crate::model::Grant;
+use crate::model::{Grant, unix_millis};
 
 /// Expired tickets that one call removes, at most. One call adds one ticket, so the dead never pile up, and no call pays
 /// for a crowd of them.
@@ -15,7 +18,10 @@ const SWEEP_MAX: usize = 32;
 pub struct MemoryTickets {
     max_pending: usize,
     clock: Clock,
+    /// What both clocks said when this began: slots are in Unix milliseconds.
+    began: (Instant, u64),
     pending: Mutex<Pending>,
+    marks: Mutex<Marks>,
 }
 
 #[derive(Default)]
@@ -28,6 +34,7 @@ struct Pending {
 struct Waiting {
     grant: Grant,
     expires: Instant,
+    slot: Option<u64>,
 }
 
 impl MemoryTickets {
@@ -39,8 +46,10 @@ impl MemoryTickets {
     pub(super) fn with_clock(max_pending: usize, clock: Clock) -> Self {
         Self {
             max_pending,
+            began: (clock(), unix_millis()),
             clock,
             pending: Mutex::default(),
+            marks: Mutex::default(),
         }
     }
 
@@ -54,6 +63,17 @@ impl MemoryTickets {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A moment in Unix milliseconds.
+    fn unix(&self, moment: Instant) -> u64 {
+        let (began, unix) = self.began;
+        let passed = moment.saturating_duration_since(began);
+        unix.saturating_add(super::slots::millis(passed))
+    }
+
     fn put(&self, hash: TicketHash, grant: Grant, life: Duration) -> Result<(), StoreError> {
         let now = (self.clock)();
         let expires = now + life.min(TTL_MAX);
@@ -64,7 +84,14 @@ impl MemoryTickets {
         }
         pending.remove(&hash);
         pending.by_expiry.insert((expires, hash));
-        pending.by_hash.insert(hash, Waiting { grant, expires });
+        pending.by_hash.insert(
+            hash,
+            Waiting {
+                grant,
+                expires,
+                slot: None,
+            },
+        );
         Ok(())
     }
 
@@ -85,7 +112,7 @@ impl MemoryTickets {
 
 impl Pending {
     fn remove(&mut self, hash: &TicketHash) -> Option<Grant> {
-        let Waiting { grant, expires } = self.by_hash.remove(hash)?;
+        let Waiting { grant, expires, .. } = self.by_hash.remove(hash)?;
         self.by_expiry.remove(&(expires, *hash));
         Some(grant)
     }

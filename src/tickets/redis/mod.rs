@@ -1,3 +1,5 @@
+mod slots;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -5,19 +7,26 @@ use redis::{Value, cmd};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::slots::millis;
 use super::{GrantFields, Presented, Redemption, StoreError, TTL_MAX, TicketHash, TicketStore};
-use crate::backplane::Later;
 use crate::backplane::redis::{Failure, Redis};
+use crate::backplane::{Later, Pace};
 use crate::model::{Grant, unix_millis};
 use crate::telemetry::{Metrics, Reason};
 
+/// A ticket that somebody writes while it is redeemed is read again as often.
+const LOOKS: usize = 3;
+/// Clocks of nodes and of Redis differ by less.
+const SKEW: Duration = Duration::from_secs(60);
+
 /// The one take of a ticket, in one step: whoever gets the value is the only one.
 ///
-/// `KEYS[1]` the ticket; `ARGV[1]` the longest life in milliseconds. Answers the value, or the remaining life of a ticket
-/// that has none or too much of it, or nothing.
+/// `KEYS[1]` the ticket; `ARGV` the longest life in milliseconds, and the value as it was read. Answers the value, or the
+/// remaining life of a ticket that has none or too much of it, or that it is another one now, or nothing.
 const TAKE: &str = r"
 local value = redis.call('GET', KEYS[1])
 if not value then return false end
+if value ~= ARGV[2] then return redis.status_reply('AGAIN') end
 local life = redis.call('PTTL', KEYS[1])
 if life < 0 or life > tonumber(ARGV[1]) then return life end
 redis.call('DEL', KEYS[1])
@@ -52,6 +61,17 @@ struct AtRest {
     /// Unix milliseconds. A ticket that a failed-over Redis brings back dies by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires_at: Option<u64>,
+    /// When it has room although more handshakes come than the fleet takes, Unix milliseconds. Nodes alone write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    slot: Option<u64>,
+}
+
+/// A ticket that was read.
+#[derive(Debug, PartialEq)]
+struct Read {
+    grant: Grant,
+    expires_at: Option<u64>,
+    slot: Option<u64>,
 }
 
 impl AtRest {
@@ -69,11 +89,12 @@ impl AtRest {
             ips: grant.ips.iter().map(ToString::to_string).collect(),
             session_seconds: grant.session_seconds,
             expires_at: Some(expires_at),
+            slot: None,
         }
     }
 
-    /// What the bytes grant, and until when.
-    fn parse(bytes: &[u8]) -> Result<(Grant, Option<u64>), String> {
+    /// What the bytes say.
+    fn parse(bytes: &[u8]) -> Result<Read, String> {
         let at_rest: Self = serde_json::from_slice(bytes).map_err(|e| {
             let text = e.to_string();
             // The names of fields are told, what is in them is not.
@@ -82,7 +103,7 @@ impl AtRest {
                 false => format!("it is not right at line {} column {}", e.line(), e.column()),
             }
         })?;
-        let expires_at = at_rest.expires_at;
+        let (expires_at, slot) = (at_rest.expires_at, at_rest.slot);
         let fields = GrantFields {
             user_id: at_rest.user_id,
             device: at_rest.device,
@@ -95,7 +116,11 @@ impl AtRest {
         };
         let grant = fields.into_grant();
         let grant = grant.map_err(|error| format!("{} breaks its rule", error.field))?;
-        Ok((grant, expires_at))
+        Ok(Read {
+            grant,
+            expires_at,
+            slot,
+        })
     }
 }
 
@@ -107,7 +132,7 @@ impl RedisTickets {
 
     async fn put(&self, hash: TicketHash, grant: Grant, life: Duration) -> Result<(), StoreError> {
         let key = self.redis.ticket_key(&hash);
-        let life = u64::try_from(life.min(TTL_MAX).as_millis()).unwrap_or(u64::MAX);
+        let life = millis(life.min(TTL_MAX));
         let at_rest = AtRest::of(&grant, unix_millis().saturating_add(life));
         let json =
             serde_json::to_string(&at_rest).map_err(|e| StoreError::Unavailable(e.to_string()))?;
@@ -120,45 +145,67 @@ impl RedisTickets {
             .map_err(away)
     }
 
-    /// Reads first, since a look at `origins` and `ips` must not spend the ticket, and then takes.
-    async fn take(&self, hash: TicketHash, shown: &Presented) -> Result<Redemption, StoreError> {
-        let key = self.redis.ticket_key(&hash);
+    /// The bytes of a ticket that waits.
+    async fn find(&self, hash: &TicketHash) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = self.redis.ticket_key(hash);
         let mut get = cmd("GET");
         get.arg(&key);
-        let found = match self.redis.command(&key, get, false).await {
-            Ok(Value::BulkString(found)) => found,
-            Ok(_) => return Ok(Redemption::Unknown),
+        match self.redis.command(&key, get, false).await {
+            Ok(Value::BulkString(found)) => Ok(Some(found)),
+            Ok(_) => Ok(None),
             // Somebody keeps something else there.
-            Err(Failure::Refused(code, _)) if code == "WRONGTYPE" => return Ok(self.bad("format")),
-            Err(failure) => return Err(away(failure)),
-        };
-        let grant = match self.grant(&found) {
-            Ok(grant) => grant,
-            Err(reason) => return Ok(self.bad(reason)),
-        };
-        if let Some(refused) = shown.refused_by(&grant) {
-            return Ok(refused);
-        }
-        let mut take = cmd("EVAL");
-        take.arg(TAKE).arg(1).arg(&key);
-        take.arg(u64::try_from(TTL_MAX.as_millis()).unwrap_or(u64::MAX));
-        match self.redis.command(&key, take, true).await.map_err(away)? {
-            Value::BulkString(taken) if taken == found => Ok(Redemption::Granted(grant)),
-            Value::Int(_) => Ok(self.bad("ttl")),
-            // Another one took it, or it expired; or somebody wrote another one meanwhile, which is spent for nothing.
-            _ => Ok(Redemption::Unknown),
+            Err(Failure::Refused(code, _)) if code == "WRONGTYPE" => {
+                self.bad("format");
+                Ok(None)
+            }
+            Err(failure) => Err(away(failure)),
         }
     }
 
-    fn grant(&self, found: &[u8]) -> Result<Grant, &'static str> {
-        let (grant, expires_at) = AtRest::parse(found).map_err(|problem| {
+    /// Reads first, since a look at `origins` and `ips` must not spend the ticket, and then takes.
+    async fn take(&self, hash: TicketHash, shown: &Presented) -> Result<Redemption, StoreError> {
+        let key = self.redis.ticket_key(&hash);
+        for _ in 0..LOOKS {
+            let Some(found) = self.find(&hash).await? else {
+                return Ok(Redemption::Unknown);
+            };
+            let grant = match self.read(&found) {
+                Ok(read) => read.grant,
+                Err(reason) => return Ok(self.bad(reason)),
+            };
+            if let Some(refused) = shown.refused_by(&grant) {
+                return Ok(refused);
+            }
+            let mut take = cmd("EVAL");
+            take.arg(TAKE).arg(1).arg(&key);
+            take.arg(millis(self.longest_life(&found))).arg(&found);
+            match self.redis.command(&key, take, true).await.map_err(away)? {
+                Value::BulkString(_) => return Ok(Redemption::Granted(grant)),
+                Value::Int(_) => return Ok(self.bad("ttl")),
+                // It was given a slot meanwhile, or somebody wrote another one.
+                Value::SimpleString(_) => {}
+                // Another one took it, or it expired.
+                _ => return Ok(Redemption::Unknown),
+            }
+        }
+        Ok(Redemption::Unknown)
+    }
+
+    fn read(&self, found: &[u8]) -> Result<Read, &'static str> {
+        let read = AtRest::parse(found).map_err(|problem| {
             // The value is somebody's secret in part: only what is wrong with it is told.
             tracing::warn!(%problem, "a ticket in Redis is not in the public format (docs/tickets.md)");
             "format"
         })?;
-        match expires_at {
-            Some(expires_at) if expires_at <= unix_millis() => Err("expired"),
-            _ => Ok(grant),
+        let now = unix_millis();
+        if read.expires_at.is_some_and(|expires_at| expires_at <= now) {
+            return Err("expired");
+        }
+        let latest = now.saturating_add(millis(Pace::HORIZON + SKEW));
+        match read.slot {
+            // No node wrote that.
+            Some(slot) if slot > latest => Err("slot"),
+            _ => Ok(read),
         }
     }
 
@@ -212,7 +259,12 @@ mod tests {
         };
         for grant in [grant, Grant::of(UserId::parse("1").expect("a user"))] {
             let json = serde_json::to_vec(&AtRest::of(&grant, 7)).expect("JSON");
-            assert_eq!(AtRest::parse(&json), Ok((grant, Some(7))));
+            let read = Read {
+                grant,
+                expires_at: Some(7),
+                slot: None,
+            };
+            assert_eq!(AtRest::parse(&json), Ok(read));
         }
     }
 
