@@ -128,7 +128,7 @@ fn judge(outcome: &Outcome, crash: &Crash, blow: Blow) -> Verdict {
 
     let all = spans().map(|span| span.welcome);
     let mut back: Vec<Stamp> = all.filter(|at| *at > blow.at).collect();
-    rate(&mut verdict, back.clone(), crash.budget);
+    rate(&mut verdict, back.clone(), crash.budget, crash.timed);
     back.sort_unstable();
     verdict.figure("welcomes by second", by_second(&back, blow.at));
     let took = back

@@ -25,6 +25,8 @@ pub(crate) struct Roll {
     pub(crate) early: bool,
     /// How long Redis stands still while each node's clients go.
     pub(crate) freeze: Duration,
+    /// Whether what is counted within a second decides too.
+    timed: bool,
 }
 
 impl Roll {
@@ -45,6 +47,7 @@ impl Roll {
             calm: Duration::from_secs(5),
             early: false,
             freeze: Duration::ZERO,
+            timed: true,
         }
     }
 
@@ -66,6 +69,7 @@ impl Roll {
             calm: Duration::from_secs(1),
             early: false,
             freeze: Duration::ZERO,
+            timed: false,
         }
     }
 
@@ -160,7 +164,7 @@ fn judge(outcome: &Outcome, roll: &Roll) -> Verdict {
     obeying(&mut verdict, outcome, roll.freeze.is_zero());
     stubborn(&mut verdict, outcome);
     let welcomes = all().map(|span| span.welcome).collect();
-    rate(&mut verdict, welcomes, roll.budget);
+    rate(&mut verdict, welcomes, roll.budget, roll.timed);
     for (end, count) in ends(all()) {
         verdict.figure(&format!("  ended: {end:.40}"), count);
     }
@@ -272,7 +276,7 @@ mod tests {
             over: at(100_000),
             settled: true,
         };
-        judge(&outcome, &Roll::short(1)).broken()
+        judge(&outcome, &Roll::long(1, 1, 0)).broken()
     }
 
     #[test]
@@ -310,13 +314,16 @@ mod tests {
 
     #[test]
     fn a_crowd_that_comes_faster_than_the_budget_is_found() {
-        let mut crowd: Vec<Span> = (0..200)
+        let mut crowd: Vec<Span> = (0..2_000)
             .map(|n| span(n, Some(n + 1_000), Some(1000), true))
             .collect();
         crowd.push(span(500, None, None, false));
         assert_eq!(
             broken(crowd),
-            ["welcomes in the busiest 1 s, of the budget"]
+            [
+                "welcomes in the busiest 1 s, of the budget",
+                "welcomes in the busiest 5 s, of the budget"
+            ]
         );
     }
 }
