@@ -38,7 +38,8 @@ pub(super) struct DoctorArgs {
     url: String,
     /// A ticket to connect with; may be repeated, as each opens one connection. Without one, the service door is asked
     /// for all that are needed.
-    #[arg(long = "ticket", value_name = "TICKET")]
+    // One in 64 begins with a hyphen.
+    #[arg(long = "ticket", value_name = "TICKET", allow_hyphen_values = true)]
     tickets: Vec<String>,
     /// As whom, where tickets are asked for.
     #[arg(long, default_value = "tidings-doctor")]
