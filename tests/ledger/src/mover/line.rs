@@ -46,8 +46,11 @@ struct Frame<'a> {
 /// What a connection has to tell its client.
 #[derive(Debug)]
 pub(super) enum News {
-    /// A new one is to be opened in so long, with this resume ticket.
-    GoAway { after: Duration, ticket: String },
+    /// A new one is to be opened in so long, with this resume ticket; without one, with a ticket of its own.
+    GoAway {
+        after: Duration,
+        ticket: Option<String>,
+    },
 }
 
 /// Why there is no connection.
@@ -280,16 +283,15 @@ impl Reader {
                 mind.log(&self.pen, What::Gap { stream, position });
             }
             "goaway" => {
-                let told = frame.after_ms.zip(frame.ticket);
-                let Some((after, ticket)) = told else {
-                    let why = "a goaway without a time or without a ticket".into();
+                let Some(after) = frame.after_ms else {
+                    let why = "a goaway without a time".into();
                     mind.log(&self.pen, What::Odd { why });
                     return None;
                 };
                 mind.log(&self.pen, What::GoAway);
                 return Some(News::GoAway {
                     after: Duration::from_millis(after),
-                    ticket: ticket.into(),
+                    ticket: frame.ticket.map(Into::into),
                 });
             }
             "error" | "unsubscribed" | "refused" => {

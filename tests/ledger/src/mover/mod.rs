@@ -111,7 +111,7 @@ impl End {
                     continue;
                 }
                 sleep(after).await;
-                if let Some(new) = self.enter(Some(ticket), Some(&line)).await {
+                if let Some(new) = self.enter(ticket, Some(&line)).await {
                     // Only now is the old one given up.
                     line.goodbye.notify_one();
                     line = new;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::Outcome;
 use crate::checker::Fault;
-use crate::spans::quantile;
+use crate::clock::Stamp;
+use crate::spans::{busiest, quantile};
 use crate::verdict::Verdict;
 
 /// What became of the pushes.
@@ -26,6 +27,23 @@ pub(crate) fn pushes(verdict: &mut Verdict, outcome: &Outcome) {
     verdict.promise("everyone had everything in the end", all, outcome.settled);
     let told = report.gaps + report.recovered_false;
     verdict.nothing("told of a loss", told);
+}
+
+/// How fast clients were welcome: no faster than the budget. What a node was given may be used half a second later, and a
+/// tenth of a second's worth may be used at once; a longer time has no more of that than a short one.
+/// `strict` = the machine has nothing else to do, so that clients are not late in a bunch.
+pub(crate) fn rate(verdict: &mut Verdict, mut welcomes: Vec<Stamp>, budget: u32, strict: bool) {
+    for seconds in [1, 5] {
+        let most = busiest(&mut welcomes, Duration::from_secs(seconds)) as u64;
+        let budget = u64::from(budget) * seconds;
+        let slack = budget * 6 / 10 / seconds;
+        let name = format!("welcomes in the busiest {seconds} s, of the budget");
+        let value = format!("{most} of {budget}");
+        match strict || seconds > 1 {
+            true => verdict.promise(&name, value, most <= budget + slack),
+            false => verdict.figure(&name, value),
+        }
+    }
 }
 
 /// The middle one, one in a hundred, and the longest.

@@ -15,7 +15,7 @@ use crate::ledger::{ClientLog, Ledger};
 use crate::mover::Ways;
 use crate::publisher::Answers;
 use crate::spans::{Span, spans};
-pub(crate) use judge::{millis, pushes, seconds, three};
+pub(crate) use judge::{millis, pushes, rate, seconds, three};
 pub(crate) use load::Load;
 
 /// More than any stream gets.
