@@ -53,6 +53,10 @@ GOOD = {
         "apiKeys": [{**KEY, "addresses": ["user:*"], "pushesPerSecond": 5}],
     },
     "one node in memory": {"replicas": 1, "backplane": {"kind": "memory", "existingSecret": ""}},
+    "TLS at both doors": {
+        "public": {"tlsSecret": "public-tls"},
+        "service": {"tlsSecret": "service-tls", "clientAuth": "required", "clients": [{"name": "spiffe://prod/orders", "scopes": ["push"], "addresses": ["user:*"]}]},
+    },
     "a long drain": {"drain": {"deregisterDelay": 20, "spread": 600, "grace": 30, "margin": 0}},
 }
 # What is refused, and a word of the reason.
@@ -194,6 +198,11 @@ def check_names(what, by_kind, deployment, pod, container):
             expect(f"{what}: {wanted} is made", wanted["key"] in made.get(wanted["name"], ()))
     [config] = by_kind["ConfigMap"]
     expect(f"{what}: the configuration is mounted", pod["spec"]["volumes"][0]["configMap"]["name"] == config["metadata"]["name"])
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    expect(f"{what}: every volume is mounted", mounted == {volume["name"] for volume in pod["spec"]["volumes"]})
+    for file in re.findall(r'_file = "(.*)"', config["data"]["tidings.toml"]):
+        places = [mount["mountPath"] for mount in container["volumeMounts"]]
+        expect(f"{what}: {file} is mounted", str(pathlib.PurePosixPath(file).parent) in places)
     account = by_kind["ServiceAccount"][0]["metadata"]["name"]
     expect(f"{what}: the account is there", pod["spec"]["serviceAccountName"] == account)
 

@@ -21,6 +21,18 @@ app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | qu
 {{ add .Values.drain.deregisterDelay .Values.drain.spread .Values.drain.grace 5 .Values.drain.margin }}
 {{- end }}
 
+{{/* What an API key or a certificate allows. */}}
+{{- define "tidings.allowed" }}
+name = {{ .name | toJson }}
+scopes = {{ .scopes | toJson }}
+{{- with .addresses }}
+addresses = {{ . | toJson }}
+{{- end }}
+{{- with .pushesPerSecond }}
+pushes_per_second = {{ . }}
+{{- end }}
+{{- end }}
+
 {{/* The doors of a pod. The admin door is on its loopback unless it is scraped. */}}
 {{- define "tidings.config" -}}
 [public]
@@ -33,11 +45,32 @@ trusted_proxies = {{ . | toJson }}
 {{- if .Values.public.proxyProtocol }}
 proxy_protocol = true
 {{- end }}
+{{- if .Values.public.tlsSecret }}
+[public.tls]
+cert_file = "/tls/public/tls.crt"
+key_file = "/tls/public/tls.key"
+{{- end }}
 
+{{ if .Values.service.tlsSecret -}}
+[service]
+listen = "{{ .Values.listenAddress }}:8081"
+[service.tls]
+cert_file = "/tls/service/tls.crt"
+key_file = "/tls/service/tls.key"
+{{- with .Values.service.clientAuth }}
+client_ca_file = "/tls/service/ca.crt"
+client_auth = {{ . | toJson }}
+{{- end }}
+{{- range .Values.service.clients }}
+[[service.tls.clients]]
+{{- include "tidings.allowed" . }}
+{{- end }}
+{{- else -}}
 # Without TLS: inside the cluster, and only for who the NetworkPolicy lets in.
 [service]
 listen = "{{ .Values.listenAddress }}:8081"
 insecure = true
+{{- end }}
 
 [admin]
 listen = "{{ ternary .Values.listenAddress "127.0.0.1" .Values.metrics }}:8082"
@@ -58,15 +91,8 @@ termination_grace = "{{ include "tidings.terminationGrace" . }}s"
 {{- range .Values.apiKeys }}
 
 [[api_keys]]
-name = {{ .name | toJson }}
+{{- include "tidings.allowed" . }}
 sha256 = {{ .sha256 | toJson }}
-scopes = {{ .scopes | toJson }}
-{{- with .addresses }}
-addresses = {{ . | toJson }}
-{{- end }}
-{{- with .pushesPerSecond }}
-pushes_per_second = {{ . }}
-{{- end }}
 {{- end }}
 {{- with .Values.extraConfig }}
 
