@@ -22,8 +22,8 @@ PLAIN = DEPLOY / "kubernetes"
 NAMESPACE = "tidings"
 # The oldest that the chart takes, one between, the newest whose schemas are here.
 VERSIONS = ["1.27", "1.31", "1.37"]
-# What a drain takes besides its three times (docs/operations.md).
-FLUSH = 5
+# What a drain takes besides its four times (docs/operations.md).
+FLUSH = 6
 HASH = "0" * 64
 KEY = {"name": "orders", "sha256": HASH, "scopes": ["push", "publish", "ticket"]}
 BASE = {"apiKeys": [KEY], "backplane": {"existingSecret": "tidings-backplane"}}
@@ -57,7 +57,7 @@ GOOD = {
         "public": {"tlsSecret": "public-tls"},
         "service": {"tlsSecret": "service-tls", "clientAuth": "required", "clients": [{"name": "spiffe://prod/orders", "scopes": ["push"], "addresses": ["user:*"]}]},
     },
-    "a long drain": {"drain": {"deregisterDelay": 20, "spread": 600, "grace": 30, "margin": 0}},
+    "a long drain": {"drain": {"deregisterDelay": 20, "wait": 60, "spread": 600, "grace": 30, "margin": 0}},
 }
 # What is refused, and a word of the reason.
 BAD = {
@@ -235,7 +235,7 @@ def check_drain(what, by_kind, pod, container):
             shown = ran.stdout
     drain = shown.split("[drain]\n")[1].split("\n[")[0]
     times = {key: seconds(value) for key, value in re.findall(r'^(\w+) = "(.*)"$', drain, re.MULTILINE)}
-    takes = times["deregister_delay"] + times["spread"] + times["grace"] + FLUSH
+    takes = times["deregister_delay"] + times["wait"] + times["spread"] + times["grace"] + FLUSH
     grace = pod["spec"]["terminationGracePeriodSeconds"]
     expect(f"{what}: a drain takes {takes} s, and the pod has {grace} s", grace >= takes)
     expect(f"{what}: the node is told that it has {grace} s", times["termination_grace"] == grace)

@@ -6,13 +6,8 @@ use tidings::fleet::DrainConfig;
 
 /// What a drain takes at most, as docs/operations.md says.
 fn drain() -> Duration {
-    let DrainConfig {
-        deregister_delay,
-        spread,
-        grace,
-        ..
-    } = DrainConfig::default();
-    deregister_delay + spread + grace + Duration::from_secs(5)
+    let drain = DrainConfig::default();
+    drain.takes() + drain.wait
 }
 
 /// The whole seconds that follow a word in a file of `deploy/`.

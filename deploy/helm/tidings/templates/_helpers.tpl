@@ -18,7 +18,7 @@ app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | qu
 
 {{/* What a drain takes at most: docs/operations.md. */}}
 {{- define "tidings.terminationGrace" -}}
-{{ add .Values.drain.deregisterDelay .Values.drain.spread .Values.drain.grace 5 .Values.drain.margin }}
+{{ add .Values.drain.deregisterDelay .Values.drain.wait .Values.drain.spread .Values.drain.grace 6 .Values.drain.margin }}
 {{- end }}
 
 {{/* What an API key or a certificate allows. */}}
@@ -85,6 +85,7 @@ kind = {{ .Values.backplane.kind | toJson }}
 
 [drain]
 deregister_delay = "{{ .Values.drain.deregisterDelay }}s"
+wait = "{{ .Values.drain.wait }}s"
 spread = "{{ .Values.drain.spread }}s"
 grace = "{{ .Values.drain.grace }}s"
 termination_grace = "{{ include "tidings.terminationGrace" . }}s"
