@@ -15,6 +15,10 @@ use crate::wire::frames::ServerFrame;
 /// in one tick do not come elsewhere in one moment.
 const AFTER_MAX: Duration = Duration::from_secs(1);
 
+/// How long a session that was told to leave stays open once another goes on in its place. Its client closes it; two
+/// connections keep no order, and where the close came before the new one's welcome the client would think itself cut off.
+const GIVES_WAY: Duration = Duration::from_secs(1);
+
 /// How sessions are made to leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
@@ -60,7 +64,7 @@ impl State {
         let Some(leaving) = self.leaving else { return };
         let from = leaving.held.unwrap_or(now);
         let moment = rand::random_range(from..=leaving.until.max(from));
-        if let Some(session) = self.get(key) {
+        if let Some(session) = self.get(key).filter(|session| !session.resumed) {
             session.slot = moment.max(1);
         }
         self.rearm(key);
@@ -88,6 +92,7 @@ impl State {
         for key in self.keys() {
             if let Some(session) = self.get(key)
                 && session.slot > 0
+                && !session.resumed
             {
                 session.slot += held;
             }
@@ -100,10 +105,27 @@ impl State {
         self.leaving.is_some_and(|leaving| leaving.held.is_some())
     }
 
+    /// Another connection goes on in this one's place: this one gets nothing any more, and ends.
+    pub(super) fn give_way(&mut self, key: SessionKey) {
+        let now = self.wheel.tick(Instant::now());
+        let Some(session) = self.get(key) else { return };
+        if !session.told_to_leave {
+            return self.close(key, CloseReason::Resumed, None);
+        }
+        session.resumed = true;
+        session.slot = now + ticks(GIVES_WAY);
+        self.detach_all(key);
+        self.flush(key);
+        self.rearm(key);
+    }
+
     /// A session's moment has come: it is told to leave, or closed.
     pub(super) fn make_leave(&mut self, key: SessionKey) {
         let how = self.leaving.map_or(Leave::Close, |leaving| leaving.how);
         let Some(session) = self.get(key) else { return };
+        if session.resumed {
+            return self.close(key, CloseReason::Resumed, None);
+        }
         let Leave::GoAway { grace, life } = how else {
             return self.close(key, CloseReason::Restart, None);
         };

@@ -87,7 +87,7 @@ impl Shard {
                 let mut state = self.state.borrow_mut();
                 let keys = self.find(&mut state, &Sessions::Connection(connection));
                 for &key in &keys {
-                    state.close(key, CloseReason::Resumed, None);
+                    state.give_way(key);
                 }
                 let ours = connection.incarnation == self.hub.incarnation;
                 let cancelled = ours && state.cancel(SessionKey::of(connection));

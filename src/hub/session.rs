@@ -97,6 +97,8 @@ pub(super) struct Session {
     pub(super) slot: Tick,
     /// It was told.
     pub(super) told_to_leave: bool,
+    /// Another connection goes on in its place. It gets nothing any more, and is closed at its slot.
+    pub(super) resumed: bool,
     pub(super) errors: u32,
     pub(super) frames: Option<Box<Bucket>>,
     pub(super) subscriptions: Vec<Subscription>,
@@ -266,7 +268,7 @@ impl Session {
                     0 => 0,
                     began => began.saturating_add(message_timeout),
                 };
-                let slot = if held { 0 } else { self.slot };
+                let slot = if held && !self.resumed { 0 } else { self.slot };
                 [heartbeat, message, renewal, self.ends, slot]
                     .into_iter()
                     .filter(|at| *at > 0)

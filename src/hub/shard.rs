@@ -421,6 +421,7 @@ impl Shard {
             },
             slot: 0,
             told_to_leave: false,
+            resumed: false,
             errors: 0,
             frames: (rate > 0 && !asked.is_echo() && !asked.format.is_events())
                 .then(|| Box::new(Bucket::new(rate, Instant::now()))),

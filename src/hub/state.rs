@@ -214,10 +214,13 @@ impl State {
             until: now + ticks(LINGER),
         };
         if first {
-            self.hub.metrics.closed(
-                code.map_or(1005, CloseCode::get),
-                CloseReason::Client.name(),
-            );
+            let reason = match session.resumed {
+                true => CloseReason::Resumed,
+                false => CloseReason::Client,
+            };
+            self.hub
+                .metrics
+                .closed(code.map_or(1005, CloseCode::get), reason.name());
             let answer = match code {
                 Some(code) => codec::close_frame(code, ""),
                 None => codec::frame(Opcode::Close, &[]),
@@ -437,7 +440,9 @@ impl State {
             {
                 return self.close(key, CloseReason::TooSlow, None);
             }
-            Phase::Open if session.slot > 0 && session.slot <= now && !held => {
+            Phase::Open
+                if session.slot > 0 && session.slot <= now && (!held || session.resumed) =>
+            {
                 return self.make_leave(key);
             }
             Phase::Open
