@@ -24,6 +24,9 @@ pub(crate) struct Crash {
     timed: bool,
 }
 
+/// A token may be used half a second after a node was given it, and a tenth of a second's worth at once.
+const SLACK: Duration = Duration::from_millis(600);
+
 /// Which of the nodes is killed.
 const KILLED: usize = 1;
 
@@ -49,13 +52,13 @@ impl Crash {
         Self {
             load: Load {
                 seed,
-                obeying: 600,
+                obeying: 300,
                 stubborn: 0,
                 pushes_per_second: 100,
-                arrivals_per_second: 45,
+                arrivals_per_second: 14,
             },
             // So few that the third that is cut cannot be back at once.
-            budget: 50,
+            budget: 15,
             calm: Duration::from_secs(3),
             timed: false,
         }
@@ -128,8 +131,17 @@ fn judge(outcome: &Outcome, crash: &Crash, blow: Blow) -> Verdict {
 
     let all = spans().map(|span| span.welcome);
     let mut back: Vec<Stamp> = all.filter(|at| *at > blow.at).collect();
-    rate(&mut verdict, back.clone(), crash.budget, crash.timed);
     back.sort_unstable();
+    // However late some are in a bunch: none may be there before the budget has come to it.
+    let early = back.iter().zip(1_u32..).filter(|(at, nth)| {
+        let line = at.after(blow.at) + SLACK;
+        f64::from(*nth) > f64::from(crash.budget) * line.as_secs_f64()
+    });
+    verdict.nothing(
+        "welcomes before the budget came to them",
+        early.count() as u64,
+    );
+    rate(&mut verdict, back.clone(), crash.budget, crash.timed);
     verdict.figure("welcomes by second", by_second(&back, blow.at));
     let took = back
         .last()
