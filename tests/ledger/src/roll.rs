@@ -65,7 +65,8 @@ impl Roll {
             // HAProxy looks each second, and believes the second look.
             deregister_delay: Duration::from_secs(3),
             spread: Duration::from_secs(4),
-            grace: Duration::from_secs(4),
+            // Who is told to come later is told 1 to 5 s, and has a second try.
+            grace: Duration::from_secs(6),
             calm: Duration::from_secs(1),
             early: false,
             freeze: Duration::ZERO,
