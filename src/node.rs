@@ -17,7 +17,7 @@ use crate::config::{Config, Mode};
 use crate::doors::config::DEVELOPMENT_KEY;
 use crate::doors::public::{Pacing, Playground, Public};
 use crate::doors::service::{Api, LiveKeys};
-use crate::doors::{admin, service};
+use crate::doors::{self, admin, service};
 use crate::fleet::{Doors, Drain, Gate, Health, Phase, Registrar, hold_lease};
 use crate::hub::{Hub, HubParts, Intake, LiveLimits, Namespaces, ShardThreads};
 use crate::model::{NodeId, Secret};
@@ -261,7 +261,13 @@ impl Node {
         let mut phases = health.phases();
         let closing = async move { phases.reached(Phase::Closing).await };
         let tls = certificates.door("service");
-        let service = tokio::spawn(service::serve(service_socket, routes, tls, closing));
+        let service = tokio::spawn(doors::serve(
+            "service",
+            service_socket,
+            routes,
+            tls,
+            closing,
+        ));
         let stop_admin = watch::Sender::new(false);
         let guards = !addresses.admin.ip().is_loopback();
         let admin_keys = guards.then(|| keys.clone());
@@ -273,7 +279,7 @@ impl Node {
         let drain = Drain::new(config.drain, hub.clone(), health.clone(), leases);
         let drain = Arc::new(drain);
         let routes = admin::routes(health.clone(), metrics, drain.clone(), admin_keys);
-        let mut admins = vec![tokio::spawn(admin::serve(
+        let mut admins = vec![tokio::spawn(doors::serve(
             "admin",
             admin_socket,
             routes,
@@ -282,7 +288,7 @@ impl Node {
         ))];
         if let Some(socket) = probe_socket {
             let routes = admin::probe_routes(health.clone());
-            admins.push(tokio::spawn(admin::serve(
+            admins.push(tokio::spawn(doors::serve(
                 "probe",
                 socket,
                 routes,

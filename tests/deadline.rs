@@ -7,6 +7,7 @@ use tidings::backplane::{
     Append, AppendError, Appended, Backplane, CursorMove, Envelope, From, Later, Leases, NodeLease,
     Opened, Page, PublishError, Published, Streams, Top,
 };
+use tidings::doors;
 use tidings::doors::service::{self, Api, ApiKeys, LiveKeys};
 use tidings::fleet::Health;
 use tidings::hub::{Hub, HubParts, Intake, LiveLimits, Namespaces};
@@ -155,7 +156,13 @@ async fn door(silent: bool) -> Channel {
         .await
         .expect("a port");
     let at = socket.local_addr().expect("an address");
-    tokio::spawn(service::serve(socket, routes, None, std::future::pending()));
+    tokio::spawn(doors::serve(
+        "service",
+        socket,
+        routes,
+        None,
+        std::future::pending(),
+    ));
     let endpoint = Channel::from_shared(format!("http://{at}")).expect("a URL");
     endpoint.connect().await.expect("connected")
 }

@@ -1,10 +1,6 @@
-use http::header::{
-    CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
-};
 use http::uri::Authority;
-use http::{Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty};
+use http::{Response, StatusCode, Uri};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -14,8 +10,7 @@ use tokio::net::TcpStream;
 use super::exit::Failure;
 use super::listen::End;
 use super::secure::{NoTls, TlsArgs};
-use crate::wire::codec;
-use crate::wire::frames::{SUBPROTOCOL, TICKET_SUBPROTOCOL};
+use super::upgrade;
 
 /// An open WebSocket, before any frame.
 pub(super) type Link = TokioIo<Upgraded>;
@@ -54,7 +49,7 @@ pub(super) async fn dial(url: &str, ticket: &str, tls: &TlsArgs) -> Result<Link,
     handshake(stream, &uri, authority, ticket).await
 }
 
-/// The WebSocket handshake; the ticket goes as a subprotocol, out of every URL log.
+/// The WebSocket handshake.
 async fn handshake<S>(
     stream: S,
     uri: &Uri,
@@ -69,31 +64,14 @@ where
         .map_err(again)?;
     // Ends with the upgrade or with the sender.
     tokio::spawn(connection.with_upgrades());
-    let key = base64::Engine::encode(
-        &base64::engine::general_purpose::STANDARD,
-        rand::random::<[u8; 16]>(),
-    );
-    let request = Request::get(uri.path_and_query().map_or("/ws", |path| path.as_str()))
-        .header(HOST, authority.as_str())
-        .header(CONNECTION, "upgrade")
-        .header(UPGRADE, "websocket")
-        .header(SEC_WEBSOCKET_VERSION, "13")
-        .header(SEC_WEBSOCKET_KEY, &key)
-        .header(
-            SEC_WEBSOCKET_PROTOCOL,
-            format!("{SUBPROTOCOL}, {TICKET_SUBPROTOCOL}{ticket}"),
-        )
-        .body(Empty::<bytes::Bytes>::new())
+    let path = uri.path_and_query().map_or("/ws", |path| path.as_str());
+    let (request, accept) = upgrade::request(authority.as_str(), path, ticket)
         .map_err(|e| End::Stop(Failure::usage(e.to_string())))?;
     let response = sender.send_request(request).await.map_err(again)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(refused(response).await);
     }
-    let right = response
-        .headers()
-        .get(SEC_WEBSOCKET_ACCEPT)
-        .is_some_and(|v| v == codec::accept_key(&key).as_str());
-    if !right {
+    if !accept.is_in(response.headers()) {
         let why = format!("{authority} does not speak WebSocket");
         return Err(End::Stop(Failure::usage(why)));
     }

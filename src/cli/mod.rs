@@ -13,6 +13,7 @@ mod nodes;
 mod presence;
 mod secure;
 mod serve;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -10,14 +10,11 @@ use axum::routing::get;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde_json::json;
-use tokio::net::TcpListener;
 
 use super::config::Scope;
-use super::listener::Listener;
 use super::service::LiveKeys;
 use crate::fleet::{Drain, Health};
 use crate::telemetry::Metrics;
-use crate::tls::DoorTls;
 
 /// What OpenMetrics 1.0 is sent as.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -93,21 +90,4 @@ async fn outlook(State(drain): State<Arc<Drain>>) -> Response {
 async fn begin_drain(State(drain): State<Arc<Drain>>) -> Response {
     drain.ask();
     (StatusCode::ACCEPTED, axum::Json(drain.outlook().await)).into_response()
-}
-
-/// Serves until told to stop.
-pub async fn serve(
-    door: &'static str,
-    socket: TcpListener,
-    routes: Router,
-    tls: Option<Arc<DoorTls>>,
-    stop: impl Future<Output = ()>,
-) {
-    let listener = Listener {
-        door,
-        socket,
-        routes,
-        tls,
-    };
-    listener.serve(stop).await;
 }

@@ -26,59 +26,50 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long calls in flight may take after the stop.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A door's listening socket, what it serves, and what it shows if it speaks TLS.
-pub(super) struct Listener {
-    pub(super) door: &'static str,
-    pub(super) socket: TcpListener,
-    pub(super) routes: axum::Router,
-    pub(super) tls: Option<Arc<DoorTls>>,
-}
-
-impl Listener {
-    /// Serves until `stop`; then calls in flight finish, within a bound. Its inputs: a connection; a finished TLS
-    /// handshake; the end of a connection; the stop. All connections end with the future.
-    pub(super) async fn serve(self, stop: impl Future<Output = ()>) {
-        let Self {
-            door,
-            socket,
-            routes,
-            tls,
-        } = self;
-        let mut serving = Serving::new(door, routes);
-        let mut handshakes: JoinSet<Option<TlsStream<TcpStream>>> = JoinSet::new();
-        tokio::pin!(stop);
-        loop {
-            let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
-                Some(done) = handshakes.join_next() => {
-                    if let Ok(Some(stream)) = done {
-                        serving.begin_tls(stream);
-                    }
-                    continue;
+/// Serves a door until `stop`; then no connection is accepted, HTTP/2 clients get GOAWAY, and calls in flight finish, within a
+/// bound. Its inputs: a connection; a finished TLS handshake; the end of a connection; the stop. All connections end with the
+/// future.
+pub async fn serve(
+    door: &'static str,
+    socket: TcpListener,
+    routes: axum::Router,
+    tls: Option<Arc<DoorTls>>,
+    stop: impl Future<Output = ()>,
+) {
+    let mut serving = Serving::new(door, routes);
+    let mut handshakes: JoinSet<Option<TlsStream<TcpStream>>> = JoinSet::new();
+    tokio::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            Some(done) = handshakes.join_next() => {
+                if let Ok(Some(stream)) = done {
+                    serving.begin_tls(stream);
                 }
-                Some(_) = serving.connections.join_next() => continue,
-                () = &mut stop => break,
-            };
-            match (accepted, &tls) {
-                (Ok((stream, _)), None) => {
-                    let _ = stream.set_nodelay(true);
-                    serving.begin(stream, None);
-                }
-                (Ok(_), Some(tls)) if handshakes.len() >= TLS_HANDSHAKES_MAX => tls.failed("full"),
-                (Ok((stream, _)), Some(tls)) => {
-                    let _ = stream.set_nodelay(true);
-                    handshakes.spawn(handshake(door, tls.clone(), stream));
-                }
-                (Err(error), _) => {
-                    tracing::warn!(door, %error, "a connection could not be accepted; trying again in 100 ms");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+                continue;
+            }
+            Some(_) = serving.connections.join_next() => continue,
+            () = &mut stop => break,
+        };
+        match (accepted, &tls) {
+            (Ok((stream, _)), None) => {
+                let _ = stream.set_nodelay(true);
+                serving.begin(stream, None);
+            }
+            (Ok(_), Some(tls)) if handshakes.len() >= TLS_HANDSHAKES_MAX => tls.failed("full"),
+            (Ok((stream, _)), Some(tls)) => {
+                let _ = stream.set_nodelay(true);
+                handshakes.spawn(handshake(door, tls.clone(), stream));
+            }
+            (Err(error), _) => {
+                tracing::warn!(door, %error, "a connection could not be accepted; trying again in 100 ms");
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
-        drop(socket);
-        handshakes.shutdown().await;
-        serving.finish().await;
     }
+    drop(socket);
+    handshakes.shutdown().await;
+    serving.finish().await;
 }
 
 /// The connections of a door.

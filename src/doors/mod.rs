@@ -6,3 +6,5 @@ mod listener;
 pub mod public;
 mod secure;
 pub mod service;
+
+pub use listener::serve;

@@ -1,12 +1,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use http::header::{
-    CONNECTION, HOST, LOCATION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
-};
-use http::{HeaderMap, Request, StatusCode};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http::header::LOCATION;
+use http::{HeaderMap, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
@@ -16,8 +13,7 @@ use super::link::{Heard, Link};
 use super::report::Finding;
 use super::{Patient, no_ticket};
 use crate::cli::exit::Failure;
-use crate::wire::codec;
-use crate::wire::frames::{SUBPROTOCOL, TICKET_SUBPROTOCOL};
+use crate::cli::upgrade;
 
 /// Bytes of a refusal's body that are looked at.
 const BODY_MAX: usize = 16 << 10;
@@ -80,22 +76,9 @@ async fn handshake(patient: &Patient, ticket: &str, query: &str) -> Result<Opene
     let (mut sender, connection) = shaken.map_err(|e| silent(&e))?;
     // Ends with the upgrade or with the sender.
     tokio::spawn(connection.with_upgrades());
-    let key = base64::Engine::encode(
-        &base64::engine::general_purpose::STANDARD,
-        rand::random::<[u8; 16]>(),
-    );
-    let request = Request::get(format!("{}{query}", target.path))
-        .header(HOST, target.authority.as_str())
-        .header(CONNECTION, "Upgrade")
-        .header(UPGRADE, "websocket")
-        .header(SEC_WEBSOCKET_VERSION, "13")
-        .header(SEC_WEBSOCKET_KEY, &key)
-        .header(
-            SEC_WEBSOCKET_PROTOCOL,
-            format!("{SUBPROTOCOL}, {TICKET_SUBPROTOCOL}{ticket}"),
-        )
-        .body(Empty::<bytes::Bytes>::new())
-        .map_err(|e| silent(&e))?;
+    let path = format!("{}{query}", target.path);
+    let request = upgrade::request(target.authority.as_str(), &path, ticket);
+    let (request, accept) = request.map_err(|e| silent(&e))?;
     let response = sender.send_request(request).await.map_err(|e| silent(&e))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (parts, body) = response.into_parts();
@@ -107,8 +90,7 @@ async fn handshake(patient: &Patient, ticket: &str, query: &str) -> Result<Opene
             body: String::from_utf8_lossy(&body).into_owned(),
         });
     }
-    let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT);
-    if accepted.is_none_or(|accepted| accepted != codec::accept_key(&key).as_str()) {
+    if !accept.is_in(response.headers()) {
         let why = "the 101 answers another handshake than ours (Sec-WebSocket-Accept)";
         return Err(Refused::Unwelcome(why.into()));
     }

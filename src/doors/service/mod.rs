@@ -11,16 +11,13 @@ mod questions;
 
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::doors::listener::Listener;
 use crate::fleet::{Phase, Phases};
 use crate::proto;
 use crate::proto::tidings::v1 as pb;
-use crate::tls::DoorTls;
 
 pub use api::Api;
 pub use error::{ApiError, Code};
@@ -94,21 +91,4 @@ async fn tell_health(mut health: HealthReporter, mut phases: Phases) {
         // Ends the watches of health, which would hold their connections otherwise.
         health.clear_service_status(name).await;
     }
-}
-
-/// Serves until told to stop; then no connection is accepted, HTTP/2 clients get GOAWAY, and calls in flight finish.
-pub async fn serve(
-    socket: TcpListener,
-    routes: axum::Router,
-    tls: Option<Arc<DoorTls>>,
-    stop: impl Future<Output = ()>,
-) {
-    let door = "service";
-    let listener = Listener {
-        door,
-        socket,
-        routes,
-        tls,
-    };
-    listener.serve(stop).await;
 }
