@@ -394,7 +394,7 @@ impl Node {
         let _ = tokio::task::spawn_blocking(move || shards.join()).await;
         self.tasks.shutdown().await;
         self.discovery.shutdown().await;
-        let incarnation = format!("{:012x}", self.hub.incarnation);
+        let incarnation = self.hub.lease_name();
         let released = self.links.leases.release(incarnation);
         // A backplane that is away lets the lease lapse.
         let _ = tokio::time::timeout(Duration::from_secs(1), released).await;

@@ -333,8 +333,11 @@ async fn when_the_wait_is_over_everyone_is_closed() {
     redis
         .command(&["HSET", "tidings:nodes", "00000000000f", &until_late])
         .await;
+    let began = std::time::Instant::now();
     let leaving = leave(&mut nodes[0]);
     assert_eq!(u16::from(closed(&mut socket).await.code), 1012);
+    // No earlier than that.
+    assert!(began.elapsed() >= Duration::from_millis(1500));
     left(leaving).await;
 }
 

@@ -29,8 +29,8 @@ pub(super) enum Followed {
 /// On the way to another node.
 enum Move<F> {
     No,
-    /// At that time, with this ticket.
-    At(Instant, String),
+    /// At that time, with this ticket; none = with one that is fetched.
+    At(Instant, Option<String>),
     Dialing(Pin<Box<F>>),
     /// The new one is open; the old one is read until it ends, or until then.
     Open(Link, Instant),
@@ -70,7 +70,7 @@ pub(super) async fn follow<F>(
     acks: bool,
     places: &mut Places,
     welcomed: &mut bool,
-    open: impl Fn(String, &Places) -> F,
+    open: impl Fn(Option<String>, &Places) -> F,
 ) -> Followed
 where
     F: Future<Output = Result<Link, End>>,
@@ -126,7 +126,7 @@ struct Reading {
     after: Option<Duration>,
     /// A node that is gone without a word is noticed by its missing heartbeats.
     silence: Option<Duration>,
-    goaway: Option<(Duration, String)>,
+    goaway: Option<(Duration, Option<String>)>,
 }
 
 impl Reading {
@@ -250,10 +250,10 @@ impl Told {
         Some(frame.to_string())
     }
 
-    /// When to move and by which ticket. Without one it is an ordinary reconnect, once the node closes.
-    fn goaway(&self) -> Option<(Duration, String)> {
-        let ticket = self.ticket.clone().filter(|_| self.kind == "goaway")?;
-        Some((Duration::from_millis(self.after_ms.unwrap_or(0)), ticket))
+    /// When to move, and by which ticket; none = by a new one.
+    fn goaway(&self) -> Option<(Duration, Option<String>)> {
+        let after = Duration::from_millis(self.after_ms.unwrap_or(0));
+        (self.kind == "goaway").then(|| (after, self.ticket.clone()))
     }
 
     /// The longest silence of a node that lives: none without heartbeats.
@@ -284,7 +284,7 @@ mod tests {
         let told = Told::read(text);
         assert_eq!(
             told.goaway(),
-            Some((Duration::from_millis(7), "r1.abc".into()))
+            Some((Duration::from_millis(7), Some("r1.abc".into())))
         );
         assert_eq!(
             shown(&told, text),

@@ -137,18 +137,26 @@ impl Places {
     }
 }
 
-async fn connect(args: &ListenArgs, places: &mut Places, welcomed: &mut bool) -> End {
+/// A ticket for this user, from here on in its inbox.
+async fn fetch(args: &ListenArgs, since: Option<String>) -> Result<pb::IssueTicketResponse, End> {
     let request = pb::IssueTicketRequest {
         user_id: args.user.clone(),
         device: args.device.clone().unwrap_or_default(),
         channels: args.channels.clone(),
-        since: places.inbox.clone().unwrap_or_default(),
+        since: since.unwrap_or_default(),
         ..Default::default()
     };
-    let issued = match issue(&args.server, request).await {
+    let issued = issue(&args.server, request).await;
+    issued.map_err(|failure| match failure.code {
+        4 => End::Again(failure.message, None),
+        _ => End::Stop(failure),
+    })
+}
+
+async fn connect(args: &ListenArgs, places: &mut Places, welcomed: &mut bool) -> End {
+    let issued = match fetch(args, places.inbox.clone()).await {
         Ok(issued) => issued,
-        Err(failure) if failure.code == 4 => return End::Again(failure.message, None),
-        Err(failure) => return End::Stop(failure),
+        Err(end) => return end,
     };
     let url = match (&args.url, issued.url.is_empty()) {
         (Some(url), _) => url.clone(),
@@ -173,7 +181,16 @@ async fn connect(args: &ListenArgs, places: &mut Places, welcomed: &mut bool) ->
         Err(end) => return end,
     };
     loop {
-        let moving = |ticket: String, places: &Places| open(places.put_all_into(&url), ticket);
+        let moving = |ticket: Option<String>, places: &Places| {
+            let (target, inbox) = (places.put_all_into(&url), places.inbox.clone());
+            async {
+                let ticket = match ticket {
+                    Some(ticket) => ticket,
+                    None => fetch(args, inbox).await?.ticket,
+                };
+                open(target, ticket).await
+            }
+        };
         match follow(link, args.device.is_some(), places, welcomed, moving).await {
             Followed::Ended(end) => return end,
             Followed::Moved(next) => link = next,

@@ -7,7 +7,7 @@ use super::table::to_table;
 
 /// What a reload takes up: sections and lists as a whole, and single keys. All else needs a restart.
 /// docs/configuration.md says what each means for what is there already.
-pub(super) const RELOADED: [&str; 24] = [
+pub(super) const RELOADED: [&str; 25] = [
     "api_keys",
     "jwt",
     "namespaces",
@@ -21,6 +21,7 @@ pub(super) const RELOADED: [&str; 24] = [
     "limits.user_limit",
     "limits.connections_per_ip",
     "limits.handshakes_per_second",
+    "limits.fleet_handshakes_per_second",
     "limits.handshake_timeout",
     "limits.header_bytes",
     "limits.message_bytes",

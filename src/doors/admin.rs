@@ -7,8 +7,8 @@ use axum::extract::{Query, Request, State};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, ORIGIN};
+use http::{HeaderMap, StatusCode};
 use serde_json::json;
 
 use super::config::Scope;
@@ -86,8 +86,13 @@ async fn outlook(State(drain): State<Arc<Drain>>) -> Response {
     axum::Json(drain.outlook().await).into_response()
 }
 
-/// Begins a drain, as SIGTERM does. One that is under way is not begun again.
-async fn begin_drain(State(drain): State<Arc<Drain>>) -> Response {
+/// Begins a drain, as SIGTERM does. One that is under way is not begun again. On loopback no key is asked for, and any page in
+/// a browser there can send this: none may.
+async fn begin_drain(State(drain): State<Arc<Drain>>, headers: HeaderMap) -> Response {
+    if headers.contains_key(ORIGIN) {
+        let error = "a page of a browser may not drain a node; use tidings drain\n";
+        return (StatusCode::FORBIDDEN, error).into_response();
+    }
     drain.ask();
     (StatusCode::ACCEPTED, axum::Json(drain.outlook().await)).into_response()
 }

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::DrainConfig;
+use crate::hub::Leave;
 
-/// The longest time between a `goaway` and the moment it names.
-pub(super) const AFTER: Duration = Duration::from_secs(1);
+/// What a session that is told has before its `grace` begins.
+pub(super) const AFTER: Duration = Leave::AFTER_MAX;
 /// What is left of the platform's patience when the sessions are gone.
 pub(super) const MARGIN: Duration = Duration::from_secs(5);
 

@@ -313,7 +313,7 @@ impl Drain {
             Ok(Err(problem)) => return Others::Unknown(problem),
             Err(_) => return Others::Unknown("the backplane does not answer".into()),
         };
-        let own = format!("{:012x}", self.hub.incarnation);
+        let own = self.hub.lease_name();
         let others = || nodes.iter().filter(|node| node.incarnation != own);
         let leaving = self.began.get().is_some();
         if leaving && others().next().is_some() {

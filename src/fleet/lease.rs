@@ -37,7 +37,7 @@ pub async fn hold_lease(leases: Arc<dyn Leases>, hub: Arc<Hub>, health: Arc<Heal
         }
         let lease = NodeLease {
             node: hub.node.to_string(),
-            incarnation: format!("{:012x}", hub.incarnation),
+            incarnation: hub.lease_name(),
             version: env!("CARGO_PKG_VERSION").into(),
             connections: hub.admission.connections() as u64,
             load: hub.load(),
@@ -45,9 +45,11 @@ pub async fn hold_lease(leases: Arc<dyn Leases>, hub: Arc<Hub>, health: Arc<Heal
             draining: health.phase() >= Phase::Draining,
             ready,
         };
-        renewed = Some((Instant::now(), ready));
-        if let Err(problem) = leases.renew(lease).await {
-            tracing::debug!(%problem, "the node's lease was not renewed");
+        let asked = Instant::now();
+        match leases.renew(lease).await {
+            Ok(()) => renewed = Some((asked, ready)),
+            // Looked at again in half a second.
+            Err(problem) => tracing::debug!(%problem, "the node's lease was not renewed"),
         }
     }
 }

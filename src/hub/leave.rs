@@ -11,10 +11,6 @@ use super::wheel::{Tick, ticks};
 use crate::wire::events;
 use crate::wire::frames::ServerFrame;
 
-/// The longest time between a `goaway` and the moment it names: more than a tick of the wheel, so that those who are told
-/// in one tick do not come elsewhere in one moment.
-const AFTER_MAX: Duration = Duration::from_secs(1);
-
 /// How long a session that was told to leave stays open once another goes on in its place. Its client closes it; two
 /// connections keep no order, and where the close came before the new one's welcome the client would think itself cut off.
 const GIVES_WAY: Duration = Duration::from_secs(1);
@@ -42,6 +38,12 @@ pub(super) struct Leaving {
     until: Tick,
     /// Since when nobody's moment comes, because nobody could take those who leave.
     held: Option<Tick>,
+}
+
+impl Leave {
+    /// The longest time between a `goaway` and the moment it names: more than a tick of the wheel, so that those who are told
+    /// in one tick do not come elsewhere in one moment.
+    pub const AFTER_MAX: Duration = Duration::from_secs(1);
 }
 
 impl State {
@@ -100,7 +102,7 @@ impl State {
         }
     }
 
-    /// Whether moments come.
+    /// Whether no moment comes for now.
     pub(super) fn is_held(&self) -> bool {
         self.leaving.is_some_and(|leaving| leaving.held.is_some())
     }
@@ -113,6 +115,8 @@ impl State {
             return self.close(key, CloseReason::Resumed, None);
         }
         session.resumed = true;
+        // The one that goes on has it.
+        session.places.1 = None;
         session.slot = now + ticks(GIVES_WAY);
         self.detach_all(key);
         self.flush(key);
@@ -135,7 +139,7 @@ impl State {
             }
             Format::Events => {
                 // It comes back by itself, with its Last-Event-ID; another node is there for it, so it need not wait.
-                let after = rand::random_range(1..=millis(AFTER_MAX));
+                let after = rand::random_range(1..=millis(Leave::AFTER_MAX));
                 self.push_frame(key, events::retry(after).into());
                 self.close(key, CloseReason::Restart, None);
             }
@@ -145,7 +149,7 @@ impl State {
 
     fn tell_to_leave(&mut self, key: SessionKey, grace: Duration, life: Duration) {
         let now = self.wheel.tick(Instant::now());
-        let after = Duration::from_millis(rand::random_range(1..=millis(AFTER_MAX)));
+        let after = Duration::from_millis(rand::random_range(1..=millis(Leave::AFTER_MAX)));
         let hub = self.hub.clone();
         let Some(session) = self.get(key) else { return };
         session.told_to_leave = true;

@@ -232,6 +232,11 @@ impl Hub {
         self.router.take_up(&limits).await;
     }
 
+    /// What this run of the node is called among leases.
+    pub fn lease_name(&self) -> String {
+        format!("{:012x}", self.incarnation)
+    }
+
     /// How busy the busiest shard is: 0 to 1.
     pub fn load(&self) -> f64 {
         let loads = self.loads.iter().map(|load| load.load(Ordering::Relaxed));

@@ -132,7 +132,7 @@ impl Shard {
                     slot: id.slot,
                     generation: id.generation,
                 };
-                let open = ours && state.get(key).is_some_and(|s: &mut Session| s.is_open());
+                let open = ours && state.get(key).is_some_and(|s: &mut Session| s.may_follow());
                 if open { vec![key] } else { Vec::new() }
             }
         }

@@ -394,7 +394,7 @@ impl Shard {
                 };
                 {
                     let mut state = self.state.borrow_mut();
-                    let Some(session) = state.get(key).filter(|s| s.is_open()) else {
+                    let Some(session) = state.get(key).filter(|s| s.may_follow()) else {
                         return;
                     };
                     // A service may have taken the grant back meanwhile.

@@ -232,6 +232,11 @@ impl Session {
         }
     }
 
+    /// Whether it may follow anything: it is open, and nothing goes on in its place.
+    pub(super) fn may_follow(&self) -> bool {
+        self.is_open() && !self.resumed
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }

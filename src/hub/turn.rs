@@ -111,7 +111,8 @@ impl Shard {
     /// Watches sockets that took less than was there.
     fn await_stalled(self: &Rc<Self>, state: &mut State) {
         while let Some(key) = state.stalled.pop() {
-            let Some(session) = state.get(key) else {
+            // It may stand here twice: a second wait would outlive it.
+            let Some(session) = state.get(key).filter(|s| s.blocked.is_none()) else {
                 continue;
             };
             let Some(stream) = session.transport.socket().cloned() else {

@@ -30,7 +30,8 @@ impl Shard {
         let (guard, count) = self.hub.delivery.take_user_place(&grant.user);
         // With "replace" nobody is refused: what is too much closes once the new one is there.
         if limits.user_limit == UserLimit::Refuse
-            && count > limits.connections_per_user + self.make_way(grant, count).await
+            && count > limits.connections_per_user
+            && self.make_way(grant, count).await == 0
         {
             return Err(NotAdmitted::UserLimit);
         }
@@ -68,7 +69,8 @@ impl Shard {
             Some(resumes) => router.held_anywhere(&grant.user, &resumes.replaces).await,
             None => 0,
         };
-        match all <= limits.connections_per_user.saturating_add(way) {
+        // One that takes the place of another does not make them more, however many others move at the same time.
+        match way > 0 {
             true => Ok(()),
             false => Err(NotAdmitted::UserLimit),
         }

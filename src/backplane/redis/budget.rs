@@ -59,9 +59,23 @@ fn parse(pace: Pace, said: &Value) -> Option<Leased> {
     })
 }
 
+/// Why Redis refuses what it would do a moment later.
+const PASSING: [&str; 8] = [
+    "ASK",
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MOVED",
+    "READONLY",
+    "TRYAGAIN",
+];
+
 fn lost(failure: Failure) -> LeaseError {
     match failure {
-        // Refused: somebody keeps something else there, or this login may not.
+        // A primary that moves, loads or is busy is there again in a moment.
+        Failure::Refused(code, why) if PASSING.contains(&code.as_str()) => LeaseError::Late(why),
+        // Somebody keeps something else there, or this login may not.
         Failure::NotSent(why) | Failure::Refused(_, why) => LeaseError::Away(why),
         Failure::Busy | Failure::Unknown(_) => LeaseError::Late(failure.into_problem()),
     }

@@ -133,13 +133,9 @@ impl Inspection {
         });
         let (mut behind, mut beyond) = (0, false);
         for some in known.chunks(CHUNK) {
-            let (some_behind, oldest) = self.compare_some(&mut connection, some).await?;
-            behind += some_behind;
-            beyond |= oldest;
-        }
-        // What was appended to long ago is lost, so what was appended to before that may be, too.
-        if beyond && shared.remembered.has_forgotten() {
-            shared.era.begin();
+            behind += self
+                .compare_some(&mut connection, some, &mut beyond)
+                .await?;
         }
         if has_era {
             shared.exchange_era_over(&mut connection).await?;
@@ -155,12 +151,14 @@ impl Inspection {
         Ok(())
     }
 
-    /// How many of them are behind, and whether one that is forgotten next has lost something.
+    /// How many of them are behind. The first that was to be forgotten next, and has lost something, begins an era: what was
+    /// appended to before it may be lost, too. `beyond` = one did already.
     async fn compare_some(
         &self,
         connection: &mut MultiplexedConnection,
         known: &[Known],
-    ) -> Result<(usize, bool), String> {
+        beyond: &mut bool,
+    ) -> Result<usize, String> {
         let mut pipeline = Pipeline::with_capacity(known.len());
         for (n, known) in known.iter().enumerate() {
             let call = self.shared.top_call(&known.address, known.position);
@@ -174,7 +172,8 @@ impl Inspection {
             .send_packed_commands(&pipeline, 0, known.len())
             .await
             .map_err(|e| e.to_string())?;
-        let (mut behind, mut beyond) = (0, false);
+        let remembered = &self.shared.remembered;
+        let mut behind = 0;
         for (known, answer) in known.iter().zip(answers) {
             let top = match answer {
                 Value::ServerError(error) => {
@@ -187,12 +186,15 @@ impl Inspection {
             let position = known.position;
             if top.position.epoch != position.epoch {
                 behind += 1;
-                beyond |= known.old && has_lost(position, top);
-                let remembered = &self.shared.remembered;
+                // Before it is corrected: should this look be cut off, the next one would not find it.
+                if !*beyond && known.old && remembered.has_forgotten() && has_lost(position, top) {
+                    *beyond = true;
+                    self.shared.era.begin();
+                }
                 remembered.correct(&known.address, position, top.position);
             }
         }
-        Ok((behind, beyond))
+        Ok(behind)
     }
 }
 

@@ -41,7 +41,7 @@ impl Claim<'_> {
 }
 
 /// The fleet's budget, and then the proof: a token and whatever the proof grants, or a slot. An unknown ticket gives its
-/// token back, and never gets a slot.
+/// token back, and never gets a slot. (Whether a resume ticket was used is only known when it is redeemed, at its slot.)
 ///
 /// # Errors
 /// Why not, and when to come back.
@@ -111,24 +111,32 @@ async fn over_budget(
         Proof::Nothing => Err(proof::not_good()),
         Proof::Jwt(token) => {
             let grant = proof::verify(door, arrival, token, NOT_GOOD).await?;
-            pacing.marked(hash(token)).await?;
+            pacing.take(hash(token)).await?;
             Ok(grant)
         }
         Proof::Ticket(text) if ResumeTickets::is_one(text.expose()) => {
             let shown = claim.presented(arrival);
             let resume = &arrival.shard.hub.resume;
-            match resume.check(text.expose(), &shown).await.map_err(away)? {
-                // The door of a slot is open to a ticket that has one, however old it is.
-                Checked::Expired if pacing.slot_of(hash(text)).await?.is_none() => {
-                    return Err(proof::not_good());
-                }
-                Checked::Good | Checked::Expired => {}
+            let expired = match resume.check(text.expose(), &shown).await.map_err(away)? {
+                Checked::Good => false,
+                Checked::Expired => true,
                 Checked::Unknown => return Err(proof::not_good()),
                 Checked::WrongOrigin => return Err(proof::wrong_origin()),
                 Checked::WrongIp => return Err(proof::wrong_ip()),
+            };
+            let has = pacing.slot_of(hash(text)).await?;
+            let over = |slot| Turn::of(slot, pacing.gate.now()) == Turn::Missed;
+            // The door of a slot is open to a ticket that has one, however old it is; but it gets none.
+            if expired && has.is_none_or(over) {
+                return Err(proof::not_good());
             }
-            let slot = pacing.marked(hash(text)).await?;
-            redeem(door, arrival, claim, ends(slot)).await
+            let slot = pacing.mark(hash(text), has).await?;
+            // It keeps its slot until it is used, which it can be once: a redemption that fails may be tried again.
+            let grant = redeem(door, arrival, claim, ends(slot)).await?;
+            if let Err(problem) = pacing.slots.take_mark(hash(text)).await {
+                tracing::debug!(%problem, "a slot that was used stays until its time is over");
+            }
+            Ok(grant)
         }
         Proof::Ticket(text) => {
             let ticket = Ticket::parse(text.expose()).ok_or_else(proof::not_good)?;
@@ -150,13 +158,18 @@ async fn over_budget(
 }
 
 impl Pacing {
-    /// The room of a proof that is not stored: its slot, which is taken.
-    async fn marked(&self, proof: TicketHash) -> Result<u64, Refusal> {
-        let has = self.slot_of(proof).await?;
+    /// The slot of a proof that is not stored, by the one that it has.
+    async fn mark(&self, proof: TicketHash, has: Option<u64>) -> Result<u64, Refusal> {
         let give = async |slot| self.slots.give_mark(proof, slot).await.map(Some);
-        let slot = self.turn(has, give).await?;
+        self.turn(has, give).await
+    }
+
+    /// The room of a proof that may be shown any number of times: its slot, which is taken.
+    async fn take(&self, proof: TicketHash) -> Result<(), Refusal> {
+        let has = self.slot_of(proof).await?;
+        self.mark(proof, has).await?;
         match self.slots.take_mark(proof).await.map_err(away)? {
-            true => Ok(slot),
+            true => Ok(()),
             // Another handshake with the same proof has it.
             false => Err(overloaded()),
         }

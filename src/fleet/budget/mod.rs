@@ -5,6 +5,7 @@ mod held;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,8 @@ pub struct Gate {
     budget: Arc<dyn Budget>,
     asks: mpsc::Sender<Ask>,
     held: Mutex<Held>,
+    /// There is no budget for now, and it was said.
+    without: AtomicBool,
     metrics: BudgetMetrics,
 }
 
@@ -90,6 +93,7 @@ impl Gate {
             budget,
             asks,
             held: Mutex::default(),
+            without: AtomicBool::new(false),
             metrics,
         };
         (gate, Asks(queue))
@@ -199,6 +203,9 @@ impl Gate {
         tokens: Vec<oneshot::Sender<Entry>>,
         slots: Vec<oneshot::Sender<Offer>>,
     ) {
+        if self.without.swap(false, Ordering::Relaxed) {
+            tracing::info!("the budget for the fleet's handshakes is there again");
+        }
         self.metrics.leased.inc_by(u64::from(leased.tokens));
         let reach = i64::try_from(leased.free / 1_000).unwrap_or(i64::MAX);
         self.metrics.reach.set(reach);
@@ -236,6 +243,9 @@ impl Gate {
             LeaseError::Late(problem) => ("late", problem, false),
         };
         self.metrics.failed(reason);
+        if away && !self.without.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%problem, "there is no budget for the fleet's handshakes; each node's own holds");
+        }
         tracing::debug!(%problem, reason, "no part of the fleet's handshake budget");
         for answer in tokens {
             tell(answer, if away { Entry::Free } else { Entry::Late });

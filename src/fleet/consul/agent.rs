@@ -77,9 +77,11 @@ impl Agent {
             .connect_timeout(TIMEOUT)
             // The token is for this agent alone.
             .redirect(redirect::Policy::none())
+            .no_proxy()
             .user_agent(concat!("tidings/", env!("CARGO_PKG_VERSION")));
-        if is_local(&url) {
-            builder = builder.no_proxy();
+        let has_token = config.token.is_some() || config.token_file.is_some();
+        if has_token && url.scheme() == "http" && !is_local(&url) {
+            tracing::warn!(%url, "the token goes to the Consul agent in the clear; give [consul] url as https");
         }
         if url.scheme() == "http" {
             // No TLS, so a container without root certificates will do.

@@ -160,6 +160,7 @@ mod tests {
     use super::*;
     use crate::model::Lineage;
     use crate::tickets::Opening;
+    use crate::tickets::slots::SLOT_LIFE_MAX;
     use crate::tickets::tests::ManualClock;
 
     const BEGAN: u64 = 1_764_000_000_000;
@@ -199,12 +200,27 @@ mod tests {
         assert_eq!(store.take_one(&shown(2)), Err(StoreError::Full));
         time.advance(std::time::Duration::from_secs(60) + MARGIN);
         let later = Shown {
-            expires: BEGAN + 300_000,
+            expires: BEGAN + millis(MARGIN) + 300_000,
             ..shown(2)
         };
         assert_eq!(store.take_one(&later), Ok(Taken::First));
         assert_eq!(store.lock().entries.len(), 1);
         assert_eq!(store.lock().by_end.len(), 1);
+    }
+
+    #[test]
+    fn a_ticket_stays_used_for_as_long_as_a_slot_may_lengthen_its_life() {
+        let time = ManualClock::default();
+        let store = store(10, &time);
+        assert_eq!(store.take_one(&shown(1)), Ok(Taken::First));
+        let slot = SLOT_LIFE_MAX - std::time::Duration::from_secs(1);
+        time.advance(std::time::Duration::from_secs(59) + slot);
+        let with_slot = Shown {
+            expires: BEGAN + 60_000 + millis(slot),
+            ..shown(1)
+        };
+        let used = Taken::Refused(ResumeRefusal::Used);
+        assert_eq!(store.take_one(&with_slot), Ok(used));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use self::seal::{Opened, Sealed, Sealing};
+use super::slots::SLOT_LIFE_MAX;
 use super::{Presented, Redemption, StoreError};
 use crate::model::{ChannelName, ConnectionId, DeviceName, Lineage, Origin, Secret, UserId};
 use crate::telemetry::Metrics;
@@ -29,8 +30,9 @@ const PREFIX: &str = "r1.";
 pub const RESUME_MAX_BYTES: usize = 4096;
 /// The longest life of a resume ticket; what is revoked stays so for as long.
 pub const RESUME_LIFE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long what is kept of a ticket outlives it: clocks of two primaries may differ by that.
-const MARGIN: Duration = Duration::from_secs(60);
+/// How long what is kept of a ticket outlives it: a slot may lengthen its life, and clocks of two primaries may differ by a
+/// minute.
+const MARGIN: Duration = SLOT_LIFE_MAX.saturating_add(Duration::from_secs(60));
 /// How often a ticket that does not open makes a node look whether the cluster's own secret is another one now.
 const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 /// How often a node sees to it that the cluster's own secret is kept.
