@@ -292,8 +292,9 @@ mod tests {
         );
         assert_eq!(
             Told::read(r#"{"type":"goaway","after_ms":7}"#).goaway(),
-            None
+            Some((Duration::from_millis(7), None))
         );
+        assert_eq!(Told::read(r#"{"type":"ping"}"#).goaway(), None);
     }
 
     #[tokio::test]
