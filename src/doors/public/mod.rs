@@ -42,7 +42,7 @@ use crate::tls::DoorTls;
 use answer::Answer;
 use arrival::Arrival;
 use cors::Origins;
-use proxies::{Peer, Proxies};
+use proxies::Proxies;
 use proxy_header::NoHeader;
 use refusal::{Kind, Refusal};
 
@@ -131,7 +131,7 @@ impl Public {
             shard.hub.heartbeat.interval + shard.hub.heartbeat.pong_timeout,
         );
         if self.tls.is_none() && !self.live.load().proxies.expects_header(peer) {
-            return self.http(shard, stream, peer.into(), accepted);
+            return self.http(shard, stream, peer, accepted);
         }
         // Owned by the shard's thread; ends by the handshake's deadline.
         spawn_local(
@@ -149,7 +149,7 @@ impl Public {
     ) {
         let deadline = accepted + handshake_time(&shard);
         let client = match self.live.load().proxies.expects_header(peer) {
-            false => Ok(Peer::from(peer)),
+            false => Ok(peer),
             true => proxies::read_header(&stream, peer, deadline).await,
         };
         let client = match client {
@@ -168,7 +168,7 @@ impl Public {
         match timeout_at(deadline, secure::handshake(tls, stream)).await {
             Ok(Ok(stream)) => self.http(&shard, stream, client, accepted),
             Ok(Err((error, stream))) => {
-                tracing::debug!(client = %client.address, %error, "a client's TLS handshake failed");
+                tracing::debug!(%client, %error, "a client's TLS handshake failed");
                 // One that goes away in the middle was not refused.
                 if error.kind() == std::io::ErrorKind::InvalidData {
                     shard.hub.metrics.refused(Kind::Tls.reason());
@@ -180,7 +180,7 @@ impl Public {
     }
 
     /// Serves HTTP on a connection whose other end is, or speaks for, `peer`.
-    fn http<S>(self: &Arc<Self>, shard: &Rc<Shard>, stream: S, peer: Peer, accepted: Instant)
+    fn http<S>(self: &Arc<Self>, shard: &Rc<Shard>, stream: S, peer: SocketAddr, accepted: Instant)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -197,7 +197,11 @@ impl Public {
         let service = service_fn(move |request: Request<Incoming>| {
             let arrival = Arrival {
                 shard: shard.clone(),
-                client: door.live.load().proxies.client(peer, request.headers()),
+                client: door
+                    .live
+                    .load()
+                    .proxies
+                    .client(peer.ip(), request.headers()),
                 deadline: first.take().unwrap_or_else(Instant::now) + time,
             };
             let door = door.clone();
@@ -213,7 +217,7 @@ impl Public {
                 if let Some(reason) = refused {
                     metrics.refused(reason);
                 }
-                tracing::debug!(peer = %peer.address, refused, "a client's HTTP connection ended early");
+                tracing::debug!(%peer, refused, "a client's HTTP connection ended early");
             }
         });
     }

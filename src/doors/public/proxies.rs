@@ -12,25 +12,6 @@ use crate::model::IpPrefix;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The other end of a connection, as far as it is known.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer {
-    /// Its address, or that of the client for which a PROXY header speaks.
-    pub(super) address: SocketAddr,
-    /// There was a PROXY header, and it named nobody. Who passes connections on cleans no headers of requests: they are the
-    /// client's own.
-    pub(super) unnamed: bool,
-}
-
-impl From<SocketAddr> for Peer {
-    fn from(address: SocketAddr) -> Self {
-        Self {
-            address,
-            unnamed: false,
-        }
-    }
-}
-
 /// The proxies that are believed who their client is, and how they say it.
 pub(super) struct Proxies {
     trusted: Box<[IpPrefix]>,
@@ -54,9 +35,9 @@ impl Proxies {
     /// `X-Forwarded-For`, and `Forwarded` (RFC 7239) where that is absent. From the right, which the nearest proxy wrote,
     /// trusted addresses are passed over, and the first other one is the client; what cannot be read ends the walk, and the
     /// last good address counts.
-    pub(super) fn client(&self, peer: Peer, headers: &HeaderMap) -> IpAddr {
-        let mut client = peer.address.ip().to_canonical();
-        if peer.unnamed || !self.trusts(client) {
+    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let mut client = peer.to_canonical();
+        if !self.trusts(client) {
             return client;
         }
         let hops = match headers.contains_key(X_FORWARDED_FOR) {
@@ -83,14 +64,10 @@ pub(super) async fn read_header(
     stream: &TcpStream,
     peer: SocketAddr,
     deadline: Instant,
-) -> Result<Peer, NoHeader> {
+) -> Result<SocketAddr, NoHeader> {
     let read = timeout_at(deadline, proxy_header::read(stream)).await;
-    let named = read.unwrap_or(Err(NoHeader::Late))?;
-    Ok(Peer {
-        // The proxy itself, as in a health check, says nothing of a client.
-        address: named.unwrap_or(peer),
-        unnamed: named.is_none(),
-    })
+    // The proxy itself, as in a health check, says nothing of a client.
+    Ok(read.unwrap_or(Err(NoHeader::Late))?.unwrap_or(peer))
 }
 
 #[cfg(test)]
@@ -115,20 +92,8 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().expect("a header value"));
         }
-        let peer = SocketAddr::new(peer.parse().expect("an address"), 1);
-        proxies().client(peer.into(), &map).to_string()
-    }
-
-    #[test]
-    fn behind_a_header_that_names_nobody_no_request_names_its_client() {
-        let mut map = HeaderMap::new();
-        map.insert("x-forwarded-for", "1.2.3.4".parse().expect("a value"));
-        let address = SocketAddr::new(PROXY.parse().expect("an address"), 1);
-        let peer = Peer {
-            address,
-            unnamed: true,
-        };
-        assert_eq!(proxies().client(peer, &map).to_string(), PROXY);
+        let peer = peer.parse().expect("an address");
+        proxies().client(peer, &map).to_string()
     }
 
     #[test]
