@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tidings::config::Config;
 
+use crate::support::chaos::{ChaosProxy, Fault, Way, Whom};
 use crate::support::events::Events;
 use crate::support::fleet::{all_ready, node_at};
 use crate::support::redis::RedisServer;
@@ -359,6 +360,26 @@ async fn a_redis_that_comes_back_empty_begins_a_new_schedule() {
         },
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_redis_makes_handshakes_slow_and_refuses_none() {
+    let redis = RedisServer::start().await;
+    let proxy = ChaosProxy::to(redis.port).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port);
+    let node = node_at(&url, "a", |c| c.limits.fleet_handshakes_per_second = 100).await;
+    all_ready(std::slice::from_ref(&node)).await;
+    let mut urls = Vec::new();
+    for user in 0..4 {
+        let ticket = node.ticket(json!({"user_id": user.to_string()})).await;
+        urls.push(ws(&node, &ticket));
+    }
+    let slow = Fault::Delay(Duration::from_millis(400));
+    proxy.set(Whom::All, Way::Down, slow);
+    // Those that come while a lease is under way wait for that one too.
+    for told in join_all(urls.iter().map(|url| knock(url))).await {
+        told.welcome();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

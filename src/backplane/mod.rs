@@ -44,6 +44,18 @@ pub struct Published {
     pub heard: u64,
 }
 
+impl Published {
+    /// Whether the envelope comes back to this node, or may.
+    pub fn may_echo(&self) -> bool {
+        match self.here {
+            Here::Listens => true,
+            // It was counted, or another one was.
+            Here::Changing => self.listeners > 0,
+            Here::Silent | Here::Away => false,
+        }
+    }
+}
+
 /// Whether a node gets its own envelope back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Here {
@@ -113,4 +125,23 @@ pub trait Arrivals: Send + Sync + 'static {
 
     /// What was published to these addresses lately may not have come, and will not; from now on it comes again.
     fn missed(&self, addresses: Vec<Address>) -> Later<'_, ()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_echo_is_awaited_of_what_nobody_was_counted_for() {
+        let published = |here, listeners| Published {
+            listeners,
+            here,
+            heard: 0,
+        };
+        let may = [Here::Listens, Here::Changing, Here::Silent, Here::Away]
+            .map(|here| [0, 1].map(|listeners| published(here, listeners).may_echo()));
+        // Redis's count is a hint: who listens waits whatever it says.
+        let expected = [[true; 2], [false, true], [false; 2], [false; 2]];
+        assert_eq!(may, expected);
+    }
 }

@@ -282,18 +282,16 @@ impl Router {
         let Published {
             listeners, here, ..
         } = *published;
+        if !published.may_echo() {
+            return ((here != Here::Away).then_some(0), listeners);
+        }
         let patience = deadline.min(Deadline::now() + ECHO_TIMEOUT);
-        let wait = tokio::time::timeout_at(patience, echo.count());
+        let echoed = tokio::time::timeout_at(patience, echo.count()).await;
         let but_us = listeners.saturating_sub(1);
-        match here {
-            Here::Silent => (Some(0), listeners),
-            Here::Away => (None, listeners),
-            Here::Listens => (wait.await.ok().flatten(), but_us),
-            Here::Changing => match wait.await.ok().flatten() {
-                Some(count) => (Some(count), but_us),
-                // Redis had not counted this node: whoever listened is elsewhere.
-                None => (Some(0), listeners),
-            },
+        match echoed.ok().flatten() {
+            // Redis had not counted this node: whoever listened is elsewhere.
+            None if here == Here::Changing => (Some(0), listeners),
+            echoed => (echoed, but_us),
         }
     }
 

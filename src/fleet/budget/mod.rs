@@ -16,12 +16,14 @@ use crate::backplane::{Budget, LeaseError, Leased, Pace, Wanted};
 use crate::hub::LiveLimits;
 use crate::telemetry::BudgetMetrics;
 
-/// How long a handshake waits for a lease.
-const PATIENCE: Duration = Duration::from_millis(250);
-/// How long the backplane has to answer to one, so that whoever came while it was under way has an answer too.
-const LEASE_TIMEOUT: Duration = Duration::from_millis(200);
-/// How long a token may be used, from before it was asked for: who is frozen longer has none saved up.
-const HOLD: Duration = Duration::from_millis(500);
+/// How long a handshake waits for a lease: for the one that is under way when it comes, and for its own.
+const PATIENCE: Duration = Duration::from_millis(2_200);
+/// How long the backplane has to answer to one. A slow one makes handshakes slow; told to come later, clients that were
+/// asked to move would be without a connection.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a token may be used, from before it was asked for: who is frozen longer has none saved up. Longer than a
+/// lease may take; a node has no more at a time than who waits, and a little ahead.
+const HOLD: Duration = Duration::from_millis(1_500);
 /// How long it is believed that there are no tokens: a backplane that lost the schedule has some again.
 const BELIEF: Duration = Duration::from_millis(100);
 /// Handshakes that may wait for a lease. Beyond, they are told to come later.
