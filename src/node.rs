@@ -125,7 +125,6 @@ pub struct Node {
     admins: Vec<JoinHandle<()>>,
     shards: ShardThreads,
     links: Links,
-    certificates: Arc<Certificates>,
     live: reload::Live,
     tasks: JoinSet<()>,
     /// Keeps the node registered, and ends once it is taken out.
@@ -226,6 +225,7 @@ impl Node {
             namespaces,
             keys: keys.clone(),
             door: door.clone(),
+            certificates: certificates.clone(),
         };
         let shards = ShardThreads::start(seats, listeners, move |shard, stream, peer| {
             door.connection(shard, stream, peer);
@@ -296,7 +296,7 @@ impl Node {
                 told(&stop_admin),
             )));
         }
-        tasks.spawn(certificates.clone().watch(config.tls.watch_interval));
+        tasks.spawn(certificates.watch(config.tls.watch_interval));
         health.enter(Phase::Serving);
         config.drain.warn_if_killed_early();
         tracing::info!(node = %id, %public, service = %addresses.service, admin = %addresses.admin, "serving");
@@ -313,7 +313,6 @@ impl Node {
             admins,
             shards,
             links,
-            certificates,
             live,
             tasks,
             discovery,
@@ -338,16 +337,6 @@ impl Node {
     /// Resolves once somebody asks the node to drain at the admin door.
     pub fn asked_to_leave(&self) -> impl Future<Output = ()> + use<> {
         self.drain.asked()
-    }
-
-    /// Takes up the certificates that are in the doors' files now. What is connected is not touched.
-    ///
-    /// # Errors
-    /// A line for each door whose new files are not good; it goes on with what it had.
-    pub async fn reload_certificates(&self) -> Result<(), String> {
-        let certificates = self.certificates.clone();
-        let reloading = tokio::task::spawn_blocking(move || certificates.reload());
-        reloading.await.unwrap_or_else(|e| Err(e.to_string()))
     }
 
     /// Leaves: readiness goes red; all doors accept for `deregister_delay`; listeners close and calls in flight finish;

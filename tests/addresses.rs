@@ -1,10 +1,14 @@
 //! Whose address a client has, behind proxies and without.
 
+use std::net::SocketAddr;
+
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::net::TcpStream;
 
-use crate::support::{DEADLINE, TestNode, connect_with, node_with, refused, until};
+use crate::support::certs::{BOTH, Ca, dial};
+use crate::support::secure::{secure, upgrade};
+use crate::support::{DEADLINE, TestNode, connect_with, next, node_with, refused, until};
 
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -208,6 +212,55 @@ async fn a_websocket_behind_a_proxy_header_works_as_any() {
     }
     assert!(all.contains("welcome") && all.contains("hello"), "{all}");
     assert_eq!(seen(&node, "42").await, "1.2.3.4");
+}
+
+/// A connection through a balancer that says first whose it is, in one piece with the first that comes of the client.
+async fn through_a_balancer(to: SocketAddr, header: Vec<u8>) -> DuplexStream {
+    let (client, mut balancer) = tokio::io::duplex(64 << 10);
+    let mut node = TcpStream::connect(to).await.expect("connected");
+    tokio::spawn(async move {
+        let mut first = vec![0; 4096];
+        let count = balancer.read(&mut first).await.expect("read");
+        let first = [&header, &first[..count]].concat();
+        node.write_all(&first).await.expect("written");
+        // One of the two goes first.
+        let _ = tokio::io::copy_bidirectional(&mut balancer, &mut node).await;
+    });
+    client
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_header_in_front_of_tls_names_the_client_in_both_versions() {
+    let ca = Ca::new();
+    let node = secure(&ca, |c| {
+        c.public.trusted_proxies = serde_json::from_value(json!(["127.0.0.1"])).expect("prefixes");
+        c.public.proxy_protocol = true;
+    })
+    .await;
+    let client = ca.client(None, "http/1.1", BOTH);
+    let localhost = || "localhost".try_into().expect("a name");
+    let (four, line) = (
+        [1, 2, 3, 4, 10, 0, 0, 1, 0x11, 0x5c, 0, 80],
+        "1.2.3.5 10.0.0.1 4444 80",
+    );
+    for (user, header, expected) in [
+        (
+            "1",
+            format!("PROXY TCP4 {line}\r\n").into_bytes(),
+            "1.2.3.5",
+        ),
+        ("2", v2(1, 0x11, &four), "1.2.3.4"),
+    ] {
+        let stream = through_a_balancer(node.at.public, header).await;
+        let connecting = client.connect(localhost(), stream);
+        let mut socket = upgrade(&node, connecting.await.expect("TLS"), user).await;
+        assert_eq!(seen(&node, user).await, expected);
+        node.push(user, json!("hello")).await;
+        assert_eq!(next(&mut socket).await["data"], "hello");
+    }
+    // The header belongs before TLS, and comes: a client that could leave it out would have the proxy's address.
+    assert!(dial(&client, node.at.public).await.is_err());
+    until_refused(&node, "proxy_header", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

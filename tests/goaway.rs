@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tonic::transport::Channel;
 
 use crate::support::events::Events;
-use crate::support::fleet::{all_ready, node_at, push_as};
+use crate::support::fleet::{all_known, all_ready, node_at, push_as};
 use crate::support::heard::Heard;
 use crate::support::redis::RedisServer;
 use crate::support::{DEADLINE, KEY, Socket, TestNode, closed, connect, next, next_of, say, until};
@@ -39,15 +39,7 @@ async fn nodes(url: &str, names: &[&str], change: impl Fn(&mut Config)) -> Vec<T
         nodes.push(node.await);
     }
     all_ready(&nodes).await;
-    for node in &nodes {
-        until("the nodes see each other", async || {
-            let (_, answer) = node.get("/v1/nodes").await;
-            answer["nodes"]
-                .as_array()
-                .is_some_and(|n| n.len() >= names.len())
-        })
-        .await;
-    }
+    all_known(&nodes).await;
     nodes
 }
 

@@ -45,6 +45,7 @@ mod streams_model;
 mod streams_redis;
 mod support;
 mod tls;
+mod tls_reload;
 mod tools;
 mod unknown;
 mod user_limit;

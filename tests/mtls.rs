@@ -12,6 +12,7 @@ use tidings::tls::ClientAuth;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
+use crate::reload::reload;
 use crate::support::certs::{BOTH, Ca, Pair, dial};
 use crate::support::{KEY, TestNode, node_with, until};
 
@@ -212,12 +213,12 @@ async fn a_key_and_a_certificate_of_one_name_do_not_share_idempotency() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_issuer_of_clients_is_taken_up_and_the_old_one_is_not_trusted_any_more() {
     let (ca, next) = (Ca::new(), Ca::new());
-    let node = node(&ca, ClientAuth::Optional, |_| {}).await;
+    let mut node = node(&ca, ClientAuth::Optional, |_| {}).await;
     let old = ca.issue(&["orders.internal"]);
     let connected = ca.https(Some(&old));
     assert_eq!(push(&node, &connected, None).await.0, 200);
     ca.write("ca.pem", &next.pem());
-    assert_eq!(node.node().reload_certificates().await, Ok(()));
+    reload(&mut node, |_| {}).await.expect("taken up");
     // Who is connected stays so; who comes is looked at anew.
     assert_eq!(push(&node, &connected, None).await.0, 200);
     let new = next.issue(&["orders.internal"]);

@@ -1,22 +1,16 @@
 //! A configuration that is reloaded while connections live.
 
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
-
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidings::config::{Changes, Config, Mode};
-use tidings::doors::config::ApiKeyConfig;
-use tidings::model::{Secret, sha256};
+use tidings::model::Secret;
 use tidings::node::Node;
 use tidings::proto::tidings::v1 as pb;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::support::served::{Served, key, key_block};
 use crate::support::{
     KEY, Socket, TestNode, config, connect, connect_with, next, next_of, node, node_with, refused,
     say, until,
@@ -26,18 +20,14 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const OTHER_SECRET: &str = "fedcba9876543210fedcba9876543210";
 
 /// Reloads a node with what it runs with, changed.
-async fn reload(node: &mut TestNode, change: impl FnOnce(&mut Config)) -> Result<Changes, String> {
+pub async fn reload(
+    node: &mut TestNode,
+    change: impl FnOnce(&mut Config),
+) -> Result<Changes, String> {
     let node = node.node.as_mut().expect("it runs");
     let mut config = node.config().clone();
     change(&mut config);
     node.reload(|| Ok(config)).await
-}
-
-fn key(name: &str, text: &str, scopes: &[&str]) -> ApiKeyConfig {
-    let hash = sha256(text.as_bytes());
-    let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
-    let key = json!({"name": name, "sha256": hash, "scopes": scopes});
-    serde_json::from_value(key).expect("a key")
 }
 
 fn namespace(rules: Value) -> tidings::hub::Namespace {
@@ -301,127 +291,10 @@ async fn a_node_that_began_without_anything_kept_does_not_begin_to_keep_in_a_red
     node.leave(std::future::ready(())).await;
 }
 
-/// A `tidings serve` of its own, with a file that the test writes.
-struct Served {
-    child: Child,
-    bound: Value,
-    file: PathBuf,
-    /// What it has logged.
-    log: Arc<Mutex<Vec<String>>>,
-    _folder: TempDir,
-}
-
-impl Served {
-    async fn start(rest: &str) -> Self {
-        let folder = TempDir::new().expect("a folder");
-        let file = folder.path().join("tidings.toml");
-        std::fs::write(&file, toml(rest)).expect("written");
-        let free = ["public", "service", "admin"].map(|door| format!("{door}.listen=127.0.0.1:0"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-        command.args(["serve", "--json", "--config"]).arg(&file);
-        for free in &free {
-            command.args(["--set", free]);
-        }
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the binary runs");
-        let mut line = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        stdout.read_line(&mut line).await.expect("a line");
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (into, stderr) = (log.clone(), child.stderr.take().expect("piped"));
-        tokio::spawn(async move {
-            let mut lines = BufReader::new(stderr).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                into.lock().expect("not poisoned").push(line);
-            }
-        });
-        let bound = serde_json::from_str(&line).expect("what was bound");
-        Self {
-            child,
-            bound,
-            file,
-            log,
-            _folder: folder,
-        }
-    }
-
-    fn write(&self, rest: &str) {
-        std::fs::write(&self.file, toml(rest)).expect("written");
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = self.child.id().and_then(|id| Pid::from_raw(id as i32));
-        kill_process(pid.expect("it runs"), signal).expect("sent");
-    }
-
-    /// Waits for a line of the log that has all these words; gives it.
-    async fn logged(&self, words: &[&str]) -> String {
-        let mut found = None;
-        until(&format!("a line with {words:?}"), async || {
-            let log = self.log.lock().expect("not poisoned");
-            found = log
-                .iter()
-                .find(|line| words.iter().all(|word| line.contains(word)))
-                .cloned();
-            found.is_some()
-        })
-        .await;
-        found.expect("just found")
-    }
-
-    /// The status of a push with a key.
-    async fn push(&self, key: &str) -> u16 {
-        let url = format!(
-            "http://{}/v1/push",
-            self.bound["service"].as_str().expect("there")
-        );
-        let request = reqwest::Client::new().post(url).bearer_auth(key);
-        let request = request.header("content-type", "application/json");
-        let request = request.body(json!({"user_id": "42", "message": 1}).to_string());
-        request.send().await.expect("answered").status().as_u16()
-    }
-
-    async fn metrics(&self) -> String {
-        let url = format!(
-            "http://{}/metrics",
-            self.bound["admin"].as_str().expect("there")
-        );
-        reqwest::get(url)
-            .await
-            .expect("answered")
-            .text()
-            .await
-            .expect("text")
-    }
-}
-
-/// A file for `serve` with the keys k1 and whatever else.
-fn toml(rest: &str) -> String {
-    format!(
-        "[public]\nallowed_origins = [\"https://a.b\"]\n[drain]\nderegister_delay = \"5s\"\n{rest}\n{}",
-        key_block("first", "k1")
-    )
-}
-
-fn key_block(name: &str, text: &str) -> String {
-    let key = key(name, text, &["push", "ticket"]);
-    let hash = key.sha256.expose();
-    format!(
-        "[[api_keys]]\nname = \"{name}\"\nsha256 = \"{hash}\"\nscopes = [\"push\", \"ticket\"]\n"
-    )
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
     let served = Served::start("").await;
-    let url = format!(
-        "ws://{}/ws",
-        served.bound["public"].as_str().expect("there")
-    );
+    let url = format!("ws://{}/ws", served.at("public"));
     assert_eq!(refused(&url, &[]).await.0, 401);
     assert_eq!(
         (served.push("k1").await, served.push("k2").await),
@@ -487,27 +360,8 @@ async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sighup_in_a_drain_changes_nothing() {
     let mut served = Served::start("").await;
-    let ticket = reqwest::Client::new()
-        .post(format!(
-            "http://{}/v1/tickets",
-            served.bound["service"].as_str().expect("there")
-        ))
-        .bearer_auth("k1")
-        .header("content-type", "application/json")
-        .body(json!({"user_id": "42"}).to_string());
-    let answer = ticket
-        .send()
-        .await
-        .expect("answered")
-        .text()
-        .await
-        .expect("text");
-    let answer: Value = serde_json::from_str(&answer).expect("JSON");
-    let ticket = answer["ticket"].as_str().expect("a ticket");
-    let url = format!(
-        "ws://{}/ws?ticket={ticket}",
-        served.bound["public"].as_str().expect("there")
-    );
+    let ticket = served.ticket().await;
+    let url = format!("ws://{}/ws?ticket={ticket}", served.at("public"));
     let mut socket = connect(&url).await.expect("an upgrade");
     assert_eq!(next(&mut socket).await["type"], "welcome");
     served.signal(Signal::TERM);

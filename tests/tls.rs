@@ -5,54 +5,18 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tidings::config::Config;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::certs::{BOTH, Ca, der, dial, name, shown, tls};
-use crate::support::{DEADLINE, KEY, TestNode, next_message, node_with, say, until};
-
-type Secure = WebSocketStream<TlsStream<TcpStream>>;
-
-/// A node whose public door speaks TLS, with a certificate of this issuer.
-async fn secure(ca: &Ca, change: impl FnOnce(&mut Config)) -> TestNode {
-    let files = ca.install("public", &ca.issue(&["localhost"]));
-    node_with(|c| {
-        c.public.tls = Some(tls(files));
-        change(c);
-    })
-    .await
-}
-
-async fn frame(socket: &mut Secure) -> Value {
-    loop {
-        match next_message(socket).await {
-            Some(Message::Text(text)) => return serde_json::from_str(&text).expect("JSON"),
-            Some(Message::Ping(_)) => {}
-            other => panic!("no frame: {other:?}"),
-        }
-    }
-}
-
-async fn upgrade(node: &TestNode, stream: TlsStream<TcpStream>, user: &str) -> Secure {
-    let ticket = node.ticket(json!({"user_id": user})).await;
-    let url = format!("ws://localhost/ws?ticket={ticket}");
-    let upgraded = tokio_tungstenite::client_async(url, stream).await;
-    let (mut socket, _) = upgraded.expect("an upgrade");
-    let welcome = frame(&mut socket).await;
-    assert_eq!(welcome["type"], "welcome", "{welcome}");
-    socket
-}
-
-async fn join(node: &TestNode, client: &TlsConnector, user: &str) -> Secure {
-    let stream = dial(client, node.at.public).await.expect("TLS");
-    upgrade(node, stream, user).await
-}
+use crate::support::certs::{BOTH, Ca, dial, tls};
+use crate::support::fleet::{all_known, all_ready, node_at};
+use crate::support::redis::RedisServer;
+use crate::support::secure::{join, open, secure, upgrade};
+use crate::support::{
+    DEADLINE, KEY, TestNode, closed, next, next_message, next_of, node_with, say, until,
+};
 
 async fn refusals(node: &TestNode, reason: &str) -> u64 {
     let line = format!("tidings_refusals_total{{reason=\"{reason}\"}}");
@@ -73,16 +37,16 @@ async fn messages_large_and_small_go_both_ways_over_tls_1_2_and_1_3() {
         let client = ca.client(None, "http/1.1", &[version]);
         let mut socket = join(&node, &client, "42").await;
         push(&node, "42", json!("hello"), "VOLATILE").await;
-        assert_eq!(frame(&mut socket).await["data"], "hello");
+        assert_eq!(next(&mut socket).await["data"], "hello");
         let subscribe = json!({"type": "subscribe", "channel": "chat:7", "ref": 1});
         say(&mut socket, subscribe).await;
-        assert_eq!(frame(&mut socket).await["type"], "subscribed");
+        assert_eq!(next(&mut socket).await["type"], "subscribed");
         let large = "x".repeat(60 << 10);
         for size in [1, 1000, 16 << 10, 60 << 10] {
             let publish = json!({"type": "publish", "channel": "chat:7", "data": large[..size]});
             say(&mut socket, publish).await;
             // It comes back as a message, and is answered, in either order.
-            let (first, second) = (frame(&mut socket).await, frame(&mut socket).await);
+            let (first, second) = (next(&mut socket).await, next(&mut socket).await);
             let kinds = [&first["type"], &second["type"]];
             assert!(kinds.contains(&&json!("published")), "{kinds:?}");
             let message = [&first, &second]
@@ -116,14 +80,14 @@ async fn a_client_that_reads_slowly_over_tls_gets_everything_in_order() {
     }
     assert!(node.node().outbox_bytes() > 0, "the kernel took it all");
     for number in 0..count {
-        assert_eq!(frame(&mut socket).await["data"]["number"], number);
+        assert_eq!(next(&mut socket).await["data"]["number"], number);
     }
     until("all of it is written", async || {
         node.node().outbox_bytes() == 0
     })
     .await;
     push(&node, "42", json!("after"), "VOLATILE").await;
-    assert_eq!(frame(&mut socket).await["data"], "after");
+    assert_eq!(next(&mut socket).await["data"], "after");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,70 +104,6 @@ async fn a_client_that_does_not_read_over_tls_is_dropped_and_leaves_nothing() {
     .await;
     until("it is gone", async || node.node().connections() == 0).await;
     assert_eq!(node.node().outbox_bytes(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_certificate_is_shown_to_who_comes_and_who_is_connected_stays() {
-    let ca = Ca::new();
-    let node = secure(&ca, |c| c.tls.watch_interval = Duration::from_millis(200)).await;
-    let client = ca.client(None, "http/1.1", BOTH);
-    let mut old = join(&node, &client, "42").await;
-    let new = ca.issue(&["localhost"]);
-    ca.install("public", &new);
-    until("the new one is shown", async || {
-        let stream = dial(&client, node.at.public).await.expect("TLS");
-        shown(&stream) == der(&new.certificate)
-    })
-    .await;
-    assert_ne!(shown(old.get_ref()), der(&new.certificate));
-    push(&node, "42", json!("still here"), "VOLATILE").await;
-    assert_eq!(frame(&mut old).await["data"], "still here");
-    let metrics = node.metrics().await;
-    assert!(
-        metrics.contains("tidings_certificate_expiry_seconds{door=\"public\"} 67"),
-        "{metrics}"
-    );
-    let taken = "tidings_certificate_reloads_total{door=\"public\",outcome=\"taken\"} ";
-    assert!(metrics.contains(taken), "{metrics}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_file_that_is_not_good_leaves_the_old_certificate() {
-    let ca = Ca::new();
-    let node = secure(&ca, |c| c.tls.watch_interval = Duration::ZERO).await;
-    let client = ca.client(None, "http/1.1", BOTH);
-    let first = shown(&dial(&client, node.at.public).await.expect("TLS"));
-    let (good, other) = (ca.issue(&["localhost"]), ca.issue(&["localhost"]));
-    let expired = ca.issue_with(&["localhost"], |params| {
-        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-    });
-    let file = name(&ca.path("public.pem"));
-    let cases = [
-        ("nonsense", &good.key, "there is no certificate"),
-        (&good.certificate[..100], &good.key, "cut off"),
-        (&good.certificate, &other.key, "is not for the key in"),
-        (&expired.certificate, &expired.key, "expired"),
-    ];
-    for (certificate, key, sentence) in cases {
-        ca.write("public.pem", certificate);
-        ca.write("public.key", key);
-        let told = node.node().reload_certificates().await;
-        let told = told.expect_err("not good");
-        assert!(told.contains(sentence) && told.contains(&file), "{told}");
-        let stream = dial(&client, node.at.public).await.expect("TLS");
-        assert_eq!(shown(&stream), first, "{sentence}");
-    }
-    std::fs::remove_file(ca.path("public.key")).expect("removed");
-    let told = node.node().reload_certificates().await;
-    let told = told.expect_err("not there");
-    assert!(told.contains("public.key cannot be read"), "{told}");
-    let refused = "tidings_certificate_reloads_total{door=\"public\",outcome=\"refused\"}";
-    assert_eq!(node.counter(refused).await, 5);
-
-    ca.install("public", &good);
-    assert_eq!(node.node().reload_certificates().await, Ok(()));
-    let stream = dial(&client, node.at.public).await.expect("TLS");
-    assert_eq!(shown(&stream), der(&good.certificate));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -305,15 +205,81 @@ async fn a_drain_ends_secure_connections_with_their_close_frames() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_told_to_go_resumes_at_another_node_over_tls_and_misses_nothing() {
+    let (ca, redis) = (Ca::new(), RedisServer::start().await);
+    let files = ca.install("public", &ca.issue(&["localhost"]));
+    let (url, mut nodes) = (redis.url(), Vec::new());
+    for name in ["a", "b"] {
+        let node = node_at(&url, name, |c| {
+            c.public.tls = Some(tls(files.clone()));
+            let kept = json!([{"name": "orders", "subscribe": "any", "max_messages": 10}]);
+            c.namespaces = serde_json::from_value(kept).expect("namespaces");
+            c.drain.grace = Duration::from_secs(3600);
+        });
+        nodes.push(node.await);
+    }
+    all_ready(&nodes).await;
+    all_known(&nodes).await;
+    let client = ca.client(None, "http/1.1", BOTH);
+    let at = async |node: &TestNode, query: &str| {
+        let stream = dial(&client, node.at.public).await.expect("TLS");
+        open(stream, query).await
+    };
+    let ticket = nodes[0].ticket(json!({"user_id": "42"})).await;
+    let mut old = at(&nodes[0], &format!("ticket={ticket}&channels=orders:eu")).await;
+    next_of(&mut old, "subscribed").await;
+    nodes[1].push("42", json!("before")).await;
+    let inbox = next_of(&mut old, "message").await["position"].clone();
+    nodes[1].publish("orders:eu", json!("before")).await;
+    let channel = next_of(&mut old, "message").await["position"].clone();
+
+    let leaving = nodes[0].node.take().expect("it runs");
+    let leaving = tokio::spawn(leaving.leave(std::future::pending()));
+    let goaway = next_of(&mut old, "goaway").await;
+    // The client, busy with its move, takes no more of the old connection.
+    nodes[1].push("42", json!("between")).await;
+    nodes[1].publish("orders:eu", json!("between")).await;
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let (ticket, inbox, channel) = (text(&goaway["ticket"]), text(&inbox), text(&channel));
+    let query = format!("ticket={ticket}&since={inbox}&channels=orders:eu@{channel}");
+    let mut new = at(&nodes[1], &query).await;
+    let welcome = next(&mut new).await;
+    assert_eq!(
+        (&welcome["type"], &welcome["node"], &welcome["recovered"]),
+        (&json!("welcome"), &json!("b"), &json!(true))
+    );
+    let subscribed = next(&mut new).await;
+    assert_eq!(
+        (&subscribed["channel"], &subscribed["recovered"]),
+        (&json!("orders:eu"), &json!(true))
+    );
+    let missed = [next(&mut new).await, next(&mut new).await];
+    assert!(missed.iter().all(|frame| frame["data"] == "between"));
+    assert!(missed.iter().any(|frame| frame["channel"] == "orders:eu"));
+
+    let end = closed(&mut old).await;
+    assert_eq!(
+        (u16::from(end.code), end.reason.as_str()),
+        (1000, "resumed")
+    );
+    while let Some(frame) = old.next().await {
+        frame.expect("a clean end");
+    }
+    let left = tokio::time::timeout(DEADLINE, leaving).await;
+    left.expect("in time").expect("it left");
+    nodes[1].push("42", json!("after")).await;
+    assert_eq!(next(&mut new).await["data"], "after");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_that_is_told_arrives_over_tls() {
     let ca = Ca::new();
     let node = secure(&ca, |_| {}).await;
     let client = ca.client(None, "http/1.1", BOTH);
     let stream = dial(&client, node.at.public).await.expect("TLS");
-    let url = format!("ws://localhost/ws?ticket={}&refuse=close", "x".repeat(43));
-    let upgraded = tokio_tungstenite::client_async(url, stream).await;
-    let (mut socket, _) = upgraded.expect("an upgrade");
-    let refused = frame(&mut socket).await;
+    let query = format!("ticket={}&refuse=close", "x".repeat(43));
+    let mut socket = open(stream, &query).await;
+    let refused = next(&mut socket).await;
     assert_eq!(refused["type"], "refused", "{refused}");
     assert_eq!(refused["code"], "ticket", "{refused}");
 }

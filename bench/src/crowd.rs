@@ -1,14 +1,18 @@
 //! Many WebSockets on one thread: raw sockets under one epoll, one read buffer for all of them, frames told apart by
-//! their headers. A connection costs a descriptor and some 64 bytes.
+//! their headers. A connection costs a descriptor and some 64 bytes, with TLS some KiB.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, ipproto, socket_with};
+use rustls::{ClientConfig, ClientConnection};
+
+use crate::tls::Stream;
 
 /// One source address has about 28,000 ports to one server; connecting slows down long before.
 const CONNECTIONS_PER_ADDRESS: usize = 4_000;
@@ -21,6 +25,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Connections to one node, or to several.
 pub struct Crowd {
+    /// What they are encrypted with, if they are.
+    tls: Option<Arc<ClientConfig>>,
     epoll: rustix::fd::OwnedFd,
     members: Vec<Member>,
     events: Vec<Event>,
@@ -38,7 +44,7 @@ pub struct Crowd {
 }
 
 struct Member {
-    stream: TcpStream,
+    stream: Stream<ClientConnection>,
     open: bool,
     /// The beginning of a frame, or of the handshake's answer.
     rest: Vec<u8>,
@@ -46,7 +52,13 @@ struct Member {
 
 impl Crowd {
     pub fn new() -> io::Result<Self> {
+        Self::over(None)
+    }
+
+    /// One that speaks TLS, if with that.
+    pub fn over(tls: Option<Arc<ClientConfig>>) -> io::Result<Self> {
         Ok(Self {
+            tls,
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             members: Vec::new(),
             events: Vec::with_capacity(1024),
@@ -72,14 +84,16 @@ impl Crowd {
     /// Begins a WebSocket.
     pub fn begin(&mut self, to: SocketAddr, path: &str) -> io::Result<()> {
         let index = self.members.len();
-        let mut stream = connect_from(1 + index / CONNECTIONS_PER_ADDRESS, to)?;
+        let socket = connect_from(1 + index / CONNECTIONS_PER_ADDRESS, to)?;
+        let mut stream = Stream::to(socket, self.tls.as_ref())?;
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         stream.write_all(request.as_bytes())?;
-        stream.set_nonblocking(true)?;
+        let socket = stream.socket();
+        socket.set_nonblocking(true)?;
         let data = EventData::new_u64(index as u64);
-        epoll::add(&self.epoll, &stream, data, EventFlags::IN)?;
+        epoll::add(&self.epoll, socket, data, EventFlags::IN)?;
         self.members.push(Member {
             stream,
             open: false,

@@ -1,13 +1,18 @@
 //! The floor: what one thread under one epoll can do when there is nothing else to do. No HTTP but a fixed answer, no
-//! hub: each byte from a publisher is one message, and every client gets the one shared frame, up to 32 in a write.
+//! hub: each byte from a publisher is one message, and every client gets the one shared frame, up to 32 in a write. With a certificate, the
+//! same on rustls as it comes.
 
 use std::error::Error;
 use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::OwnedFd;
+use rustls::{ServerConfig, ServerConnection};
+
+use crate::tls::Stream;
 
 /// Frames in one write.
 const FRAMES_PER_WRITE: usize = 32;
@@ -20,12 +25,13 @@ const ANSWER: &[u8] =
 struct Floor {
     epoll: OwnedFd,
     frame: Rc<[u8]>,
+    tls: Option<Arc<ServerConfig>>,
     /// Never closed: the whole process ends with its run.
     clients: Vec<Client>,
 }
 
 struct Client {
-    stream: TcpStream,
+    stream: Stream<ServerConnection>,
     kind: Kind,
     /// Frames to write, and how much of the first is written.
     pending: u32,
@@ -39,8 +45,8 @@ enum Kind {
     Publisher,
 }
 
-/// Serves until it is killed, with frames of so many bytes.
-pub fn serve(bytes: usize) -> Result<(), Box<dyn Error>> {
+/// Serves until it is killed, with frames of so many bytes, and with TLS if there is a certificate.
+pub fn serve(bytes: usize, tls: Option<Arc<ServerConfig>>) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     println!(
@@ -53,6 +59,7 @@ pub fn serve(bytes: usize) -> Result<(), Box<dyn Error>> {
     let mut floor = Floor {
         epoll: epoll::create(CreateFlags::CLOEXEC)?,
         frame: frame.into(),
+        tls,
         clients: Vec::new(),
     };
     let token = EventData::new_u64(LISTENER);
@@ -88,7 +95,7 @@ impl Floor {
             let token = EventData::new_u64(self.clients.len() as u64);
             epoll::add(&self.epoll, &stream, token, EventFlags::IN)?;
             self.clients.push(Client {
-                stream,
+                stream: Stream::of(stream, self.tls.as_ref())?,
                 kind: Kind::Opening,
                 pending: 0,
                 written: 0,
@@ -99,7 +106,7 @@ impl Floor {
     fn turn(&mut self, index: usize, flags: EventFlags, buffer: &mut [u8]) -> io::Result<()> {
         if flags.contains(EventFlags::OUT) {
             let token = EventData::new_u64(index as u64);
-            let stream = &self.clients[index].stream;
+            let stream = self.clients[index].stream.socket();
             epoll::modify(&self.epoll, stream, token, EventFlags::IN)?;
             self.flush(index)?;
         }
@@ -108,10 +115,10 @@ impl Floor {
         }
         let client = &mut self.clients[index];
         let count = match client.stream.read(buffer) {
-            Ok(0) => return Ok(epoll::delete(&self.epoll, &client.stream)?),
+            Ok(0) => return Ok(epoll::delete(&self.epoll, client.stream.socket())?),
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Err(_) => return Ok(epoll::delete(&self.epoll, &client.stream)?),
+            Err(_) => return Ok(epoll::delete(&self.epoll, client.stream.socket())?),
         };
         match client.kind {
             // On loopback the small head of a request comes whole.
@@ -156,7 +163,8 @@ impl Floor {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let token = EventData::new_u64(index as u64);
                     let both = EventFlags::IN | EventFlags::OUT;
-                    return Ok(epoll::modify(&self.epoll, &client.stream, token, both)?);
+                    let socket = client.stream.socket();
+                    return Ok(epoll::modify(&self.epoll, socket, token, both)?);
                 }
                 // Its run is over.
                 Err(_) => client.pending = 0,

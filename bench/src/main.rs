@@ -11,6 +11,9 @@ mod pushes;
 mod report;
 mod resp;
 mod runs;
+mod tls;
+
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
@@ -29,7 +32,7 @@ struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum Run {
-    /// Bytes of resident memory per idle connection with its session and inbox, and the floor's.
+    /// Bytes of resident memory per idle connection with its session and inbox, and the floor's; without and with TLS.
     Idle(Common),
     /// Frames per second of the server's CPU time: one channel, many subscribers; a node and the floor in turn.
     Fanout(Common),
@@ -59,6 +62,9 @@ enum Run {
         /// The length of a frame, with its header.
         #[arg(long, default_value_t = 132)]
         frame_bytes: usize,
+        /// With TLS: where its certificate is, and where its key.
+        #[arg(long, num_args = 2, value_names = ["CERT", "KEY"])]
+        tls: Vec<PathBuf>,
     },
     /// One side of `redis-envelopes`, in its own process.
     #[command(hide = true, subcommand)]
@@ -79,7 +85,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Run::RedisEnvelopes(common) => runs::envelopes::run(&common),
         Run::RedisStorm(common) => runs::storm::run(&common),
         Run::RedisBroadcast(common) => runs::broadcast::run(&common),
-        Run::Floor { frame_bytes } => floor::serve(frame_bytes),
+        Run::Floor { frame_bytes, tls } => {
+            let tls = match &tls[..] {
+                [cert, key] => Some(tls::server(cert, key)?),
+                _ => None,
+            };
+            floor::serve(frame_bytes, tls)
+        }
         Run::Part(part) => part.run(),
     }
 }

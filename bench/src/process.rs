@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::resp::Resp;
+use crate::tls::Certificate;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -152,10 +153,17 @@ impl Node {
     }
 }
 
-/// The floor.
-pub fn floor(core: Core, frame_bytes: usize) -> Result<(Process, SocketAddr)> {
+/// The floor, with TLS if there is a certificate.
+pub fn floor(
+    core: Core,
+    frame_bytes: usize,
+    tls: Option<&Certificate>,
+) -> Result<(Process, SocketAddr)> {
     let mut command = command(std::env::current_exe()?, core);
     command.args(["floor", "--frame-bytes", &frame_bytes.to_string()]);
+    if let Some(tls) = tls {
+        command.arg("--tls").args([tls.cert_file(), tls.key_file()]);
+    }
     let (process, said) = Process::start(command)?;
     let address = address(&said, "public")?;
     Ok((process, address))

@@ -81,8 +81,6 @@ fn run(args: Run, mode: Mode) -> Result<(), Failure> {
                     if node.reload(configuration).await.is_ok() {
                         level.set(node.config().log.level);
                     }
-                    // So is what is wrong with a certificate.
-                    let _ = node.reload_certificates().await;
                 }
             }
         };

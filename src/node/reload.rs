@@ -9,6 +9,7 @@ use crate::doors::public::Public;
 use crate::doors::service::{ApiKeys, LiveKeys};
 use crate::hub::Namespaces;
 use crate::tickets::JwtVerifier;
+use crate::tls::{Certificates, Found};
 
 /// What of a node a reload changes, but for the hub, and by which configuration it runs.
 pub(super) struct Live {
@@ -19,6 +20,7 @@ pub(super) struct Live {
     pub(super) namespaces: Arc<Namespaces>,
     pub(super) keys: Arc<LiveKeys>,
     pub(super) door: Arc<Public>,
+    pub(super) certificates: Arc<Certificates>,
 }
 
 /// What was built of a new configuration before anything of it is taken up.
@@ -36,28 +38,35 @@ impl Node {
     }
 
     /// Loads a new configuration and takes up what may change while connections live: API keys, `[jwt]`, limits, namespaces,
-    /// origins and trusted proxies. What else differs takes a restart, and is named in a warning. All or nothing; each
-    /// outcome is counted and logged.
+    /// origins and trusted proxies, and what is in the files of certificates now. What else differs takes a restart, and is
+    /// named in a warning. All or nothing; each outcome is counted and logged.
     ///
     /// # Errors
-    /// What is wrong with the new configuration: the one before it stays.
+    /// What is wrong with the new configuration or with a certificate: what was before stays.
     pub async fn reload(
         &mut self,
         load: impl FnOnce() -> Result<Config, String>,
     ) -> Result<Changes, String> {
-        match load().and_then(|config| self.live.build(config)) {
-            Ok(built) => Ok(self.take_up(built).await),
+        let certificates = self.live.look_at_certificates().await;
+        let built = load().and_then(|config| self.live.build(config));
+        let built = match (built, certificates) {
+            (Ok(built), Ok(found)) => Ok((built, found)),
+            (Ok(_), Err(problem)) | (Err(problem), Ok(_)) => Err(problem),
+            (Err(one), Err(another)) => Err(format!("{one}\n{another}")),
+        };
+        match built {
+            Ok((built, found)) => Ok(self.take_up(built, found).await),
             Err(problem) => {
                 self.metrics().reloads.refused();
                 tracing::error!(
-                    "the new configuration is refused, and nothing of it is taken up:\n{problem}"
+                    "the reload is refused, and nothing of it is taken up; mend this, and send SIGHUP again:\n{problem}"
                 );
                 Err(problem)
             }
         }
     }
 
-    async fn take_up(&mut self, built: Built) -> Changes {
+    async fn take_up(&mut self, built: Built, found: Found) -> Changes {
         let Built {
             config,
             changes,
@@ -65,6 +74,7 @@ impl Node {
             jwt,
         } = built;
         let live = &mut self.live;
+        live.certificates.take_up(found);
         live.keys.replace(keys);
         live.namespaces.replace(&config.namespaces);
         live.door.take_up(&config.public, jwt);
@@ -81,6 +91,13 @@ impl Node {
 }
 
 impl Live {
+    async fn look_at_certificates(&self) -> Result<Found, String> {
+        let certificates = self.certificates.clone();
+        // A file on a disk that hangs must not hold up who else runs on this thread.
+        let looking = tokio::task::spawn_blocking(move || certificates.look());
+        looking.await.unwrap_or_else(|e| Err(e.to_string()))
+    }
+
     fn build(&self, config: Config) -> Result<Built, String> {
         config.check(self.mode)?;
         // What evicts must not keep, and a Redis is looked at for that if something was kept when the node began.

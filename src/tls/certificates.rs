@@ -1,4 +1,4 @@
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
@@ -17,8 +17,6 @@ const SAID_AGAIN: i64 = 24 * 60 * 60;
 /// The certificates of all doors that speak TLS.
 pub struct Certificates {
     doors: Vec<Arc<DoorTls>>,
-    /// One reload at a time.
-    reloading: Mutex<()>,
 }
 
 /// What one door shows now.
@@ -27,6 +25,17 @@ pub struct DoorTls {
     current: RwLock<Loaded>,
     told: Mutex<Told>,
     metrics: TlsMetrics,
+}
+
+/// What is in the files of every door, all of it good, and not shown yet.
+pub struct Found(Vec<(Arc<DoorTls>, News)>);
+
+/// What a look at a door's files found.
+struct News {
+    /// None = what it shows already.
+    new: Option<Loaded>,
+    /// What it showed then.
+    before: [u8; 32],
 }
 
 /// What the log has said already.
@@ -52,10 +61,7 @@ impl Certificates {
             }
         }
         match problems.is_empty() {
-            true => Ok(Self {
-                doors,
-                reloading: Mutex::default(),
-            }),
+            true => Ok(Self { doors }),
             false => Err(problems.join("\n")),
         }
     }
@@ -68,20 +74,47 @@ impl Certificates {
             .cloned()
     }
 
-    /// Takes up what is new. Reads files: not for a thread that others wait for.
+    /// What is in the files now, to be taken up as a whole or not at all. Reads files: not for a thread that others wait
+    /// for.
     ///
     /// # Errors
-    /// A line for each door whose new files are not good; it goes on with what it had.
-    pub fn reload(&self) -> Result<(), String> {
-        let _one = self
-            .reloading
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let reloaded = self.doors.iter().map(|door| door.reload());
-        let problems: Vec<String> = reloaded.filter_map(Result::err).collect();
+    /// A line for each door whose new files are not good.
+    pub fn look(&self) -> Result<Found, String> {
+        let (mut found, mut problems) = (Vec::new(), Vec::new());
+        for door in &self.doors {
+            match door.look() {
+                Ok(news) => found.push((door.clone(), news)),
+                Err(problem) => {
+                    problems.push(format!("[{}.tls] {problem}", door.wanted.door));
+                    door.refuse(problem);
+                }
+            }
+        }
         match problems.is_empty() {
-            true => Ok(()),
+            true => Ok(Found(found)),
             false => Err(problems.join("\n")),
+        }
+    }
+
+    /// Shows what was found.
+    pub fn take_up(&self, found: Found) {
+        for (door, news) in found.0 {
+            door.take_up(news);
+        }
+    }
+
+    /// Takes up what is new, for each door by itself. Reads files.
+    fn refresh(&self) {
+        for door in &self.doors {
+            match door.look() {
+                Ok(news) => door.take_up(news),
+                Err(problem) if door.refuse(problem.clone()) => tracing::error!(
+                    door = door.wanted.door,
+                    %problem,
+                    "a new certificate is not good; the old one is kept, and the files are looked at again"
+                ),
+                Err(_) => {}
+            }
         }
     }
 
@@ -105,8 +138,7 @@ impl Certificates {
                 tokio::time::sleep(SETTLING.min(every)).await;
             }
             let these = self.clone();
-            // Its problems are in the log.
-            let _ = tokio::task::spawn_blocking(move || these.reload()).await;
+            let _ = tokio::task::spawn_blocking(move || these.refresh()).await;
         }
     }
 }
@@ -133,81 +165,78 @@ impl DoorTls {
         self.metrics.failed(self.wanted.door, reason);
     }
 
-    fn current(&self) -> std::sync::RwLockReadGuard<'_, Loaded> {
+    fn current(&self) -> RwLockReadGuard<'_, Loaded> {
         self.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is new in the files, if it is good.
-    fn look(&self) -> Result<Option<Loaded>, String> {
+    fn look(&self) -> Result<News, String> {
+        let before = self.current().digest;
         let files = Files::read(&self.wanted)?;
-        if files.digest() == self.current().digest {
-            return Ok(None);
+        if files.digest() == before {
+            return Ok(News { new: None, before });
         }
         let loaded = files.load(&self.wanted)?;
         let now = unix_seconds();
         if loaded.is_expired(now) && !self.current().is_expired(now) {
             return Err(format!(
-                "{}: this certificate expired at {}, and the one before it is still good",
+                "{}: this certificate expired at {}, and the one before it is still good; put a new one into the file, or the old one back",
                 self.wanted.cert_file.display(),
                 loaded.until
             ));
         }
-        Ok(Some(loaded))
+        let new = Some(loaded);
+        Ok(News { new, before })
     }
 
     /// Whether something is wrong with the files that was not told yet.
     fn has_bad_news(&self) -> bool {
         let problem = self.look().err();
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = self.told();
         problem.is_some() && problem != told.problem
     }
 
-    fn reload(&self) -> Result<(), String> {
+    /// Counts files that are not good; whether what is wrong with them was not told yet.
+    fn refuse(&self, problem: String) -> bool {
+        self.metrics.reloaded(self.wanted.door, "refused");
+        let before = self.told().problem.replace(problem.clone());
+        before != Some(problem)
+    }
+
+    fn take_up(&self, news: News) {
         let door = self.wanted.door;
-        let looked = self.look();
-        let problem = looked.as_ref().err().cloned();
-        let before = {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut told.problem, problem)
+        let was_bad = self.told().problem.take().is_some();
+        let Some(loaded) = news.new else {
+            if was_bad {
+                tracing::info!(
+                    door,
+                    "the files of the certificate are as they were, and good"
+                );
+            }
+            return;
         };
-        match looked {
-            Ok(None) => {
-                if before.is_some() {
-                    tracing::info!(
-                        door,
-                        "the files of the certificate are as they were, and good"
-                    );
-                }
-                Ok(())
+        let until = loaded.until.clone();
+        {
+            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            if current.digest != news.before {
+                // Somebody was faster, and what he saw may be younger; if it is not, the next look tells.
+                return;
             }
-            Ok(Some(loaded)) => {
-                let until = loaded.until.clone();
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
-                self.metrics.reloaded(door, "taken");
-                tracing::info!(door, until, "a new certificate is shown from now on");
-                self.taken_up();
-                Ok(())
-            }
-            Err(problem) => {
-                self.metrics.reloaded(door, "refused");
-                if before.as_ref() != Some(&problem) {
-                    tracing::error!(
-                        door,
-                        %problem,
-                        "a new certificate is not good; the old one is kept, and the files are looked at again"
-                    );
-                }
-                Err(format!("[{door}.tls] {problem}; the old one is kept"))
-            }
+            *current = loaded;
         }
+        self.metrics.reloaded(door, "taken");
+        tracing::info!(door, until, "a new certificate is shown from now on");
+        self.taken_up();
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn taken_up(&self) {
         let until = self.current().validity.1;
         self.metrics.expires(self.wanted.door, until);
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.ending = 0;
-        drop(told);
+        self.told().ending = 0;
         self.warn_of_the_end();
     }
 
@@ -225,7 +254,7 @@ impl DoorTls {
             return;
         }
         {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut told = self.told();
             if told.ending + SAID_AGAIN > now {
                 return;
             }

@@ -133,7 +133,12 @@ impl Files {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let fail = |e: std::io::Error| format!("{} cannot be read: {e}", path.display());
+    let fail = |e: std::io::Error| {
+        format!(
+            "{} cannot be read: {e}; it has to be there, and readable by the node's user",
+            path.display()
+        )
+    };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(fail)?;
     file.take(FILE_MAX + 1)
@@ -152,7 +157,8 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     let shown = path.display();
     let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     // What is wrong with it is not shown: a key may be in the wrong file.
-    let found = found.map_err(|_| format!("{shown} is not PEM, or is cut off"))?;
+    let found =
+        found.map_err(|_| format!("{shown} is not PEM, or is cut off; write all of it again"))?;
     match found.is_empty() {
         true => Err(format!(
             "{shown}: there is no certificate in it (-----BEGIN CERTIFICATE-----)"
@@ -167,7 +173,7 @@ fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, String
         pem::Error::NoItemsFound => format!(
             "{shown}: there is no private key in it that can be used; one with a passphrase has to be written without it (openssl pkey)"
         ),
-        _ => format!("{shown} is not PEM, or is cut off"),
+        _ => format!("{shown} is not PEM, or is cut off; write all of it again"),
     })
 }
 

@@ -7,7 +7,7 @@ mod config;
 mod load;
 mod names;
 
-pub use certificates::{Certificates, DoorTls};
+pub use certificates::{Certificates, DoorTls, Found};
 pub use config::{ClientAuth, TlsConfig, WatchConfig};
 pub use load::{ClientCa, Wanted};
 pub use names::ClientNames;

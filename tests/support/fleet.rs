@@ -50,6 +50,18 @@ pub async fn all_ready(nodes: &[TestNode]) {
     }
 }
 
+/// Waits until every node sees as many as there are.
+pub async fn all_known(nodes: &[TestNode]) {
+    for node in nodes {
+        until("the nodes see each other", async || {
+            let (_, answer) = node.get("/v1/nodes").await;
+            let known = answer["nodes"].as_array();
+            known.is_some_and(|known| known.len() >= nodes.len())
+        })
+        .await;
+    }
+}
+
 /// A device of the user on each node.
 pub async fn devices(nodes: &[TestNode]) -> Vec<Heard> {
     devices_of(nodes, USER).await

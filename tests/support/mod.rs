@@ -12,6 +12,8 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod resp;
+pub mod secure;
+pub mod served;
 
 use std::time::Duration;
 

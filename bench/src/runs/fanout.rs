@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use rustls::ClientConnection;
 use serde_json::json;
 
 use super::{Common, Outcome, SERVER_CORE, connect, users};
@@ -13,6 +14,7 @@ use crate::floor::PUBLISH;
 use crate::http::Http;
 use crate::process::{Node, Process, floor};
 use crate::report::{self, Meter};
+use crate::tls::{Certificate, Stream};
 
 const CONNECTIONS: usize = 1_000;
 
@@ -29,11 +31,11 @@ pub fn run(common: &Common) -> Outcome {
         NodePublishers::open(&node, 1)?.publish(1)?;
         subscribers.until("a message", |c| c.frames >= both + CONNECTIONS as u64)?;
         let frame = (subscribers.bytes - bytes) as usize / CONNECTIONS;
-        floor(SERVER_CORE, frame)?
+        floor(SERVER_CORE, frame, None)?
     };
     let mut readers = Crowd::new()?;
     readers.open(at, (0..CONNECTIONS).map(|_| "/ws".into()))?;
-    let mut on_floor = FloorPublisher::open(at)?;
+    let mut on_floor = FloorPublisher::open(at, None)?;
     report::head(&[
         "server",
         "round",
@@ -119,12 +121,13 @@ impl NodePublishers {
 }
 
 /// Tells the floor to write.
-pub struct FloorPublisher(TcpStream);
+pub struct FloorPublisher(Stream<ClientConnection>);
 
 impl FloorPublisher {
-    pub fn open(floor: SocketAddr) -> std::io::Result<Self> {
-        let mut stream = TcpStream::connect(floor)?;
-        stream.set_nodelay(true)?;
+    pub fn open(floor: SocketAddr, tls: Option<&Certificate>) -> std::io::Result<Self> {
+        let socket = TcpStream::connect(floor)?;
+        socket.set_nodelay(true)?;
+        let mut stream = Stream::to(socket, tls.map(|tls| &tls.client))?;
         stream.write_all(format!("GET {PUBLISH} HTTP/1.1\r\n\r\n").as_bytes())?;
         // The answer: from then on each byte is a message.
         let _ = stream.read(&mut [0; 256])?;

@@ -1,4 +1,5 @@
-//! Bytes of resident memory per idle connection: a node's, with user, session and inbox subscription, and the floor's.
+//! Bytes of resident memory per idle connection: a node's, with user, session and inbox subscription, and the floor's;
+//! then the same with TLS 1.3.
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use crate::crowd::Crowd;
 use crate::http::Http;
 use crate::process::{Node, Process, floor};
 use crate::report;
+use crate::tls::Certificate;
 
 /// What the first connections cost once (threads, tables) is not theirs.
 const FIRST: usize = 100;
@@ -25,9 +27,13 @@ pub fn run(common: &Common) -> Outcome {
         "bytes each, idle",
         "bytes each, after 5 messages",
     ]);
+    let certificate = Certificate::new()?;
+    let tls = Some(&certificate);
     for (name, (idle, warm)) in [
-        ("tidings", of_node(common, connections)?),
-        ("floor", of_floor(connections)?),
+        ("tidings", of_node(common, connections, None)?),
+        ("floor", of_floor(connections, None)?),
+        ("tidings, TLS", of_node(common, connections, tls)?),
+        ("floor, TLS", of_floor(connections, tls)?),
     ] {
         report::row(&[name.into(), connections.to_string(), each(idle), each(warm)]);
     }
@@ -52,13 +58,26 @@ fn above(
     Ok((idle, process.resident()?.saturating_sub(before)))
 }
 
-fn of_node(common: &Common, connections: usize) -> Measured {
-    let node = Node::start(&common.server, SERVER_CORE, &[])?;
-    let mut first = Crowd::new()?;
+/// A crowd that speaks what the server does.
+fn crowd(tls: Option<&Certificate>) -> std::io::Result<Crowd> {
+    Crowd::over(tls.map(|tls| tls.client.clone()))
+}
+
+fn of_node(common: &Common, connections: usize, tls: Option<&Certificate>) -> Measured {
+    let sets = tls.map(|tls| {
+        let (cert, key) = (tls.cert_file(), tls.key_file());
+        [
+            format!("public.tls.cert_file={}", cert.display()),
+            format!("public.tls.key_file={}", key.display()),
+        ]
+    });
+    let sets: Vec<String> = sets.into_iter().flatten().collect();
+    let node = Node::start(&common.server, SERVER_CORE, &sets)?;
+    let mut first = crowd(tls)?;
     connect(&mut first, &node, &users(0..FIRST), "")?;
     std::thread::sleep(REST);
     let before = node.process.resident()?;
-    let mut crowd = Crowd::new()?;
+    let mut crowd = crowd(tls)?;
     let all = users(FIRST..FIRST + connections);
     connect(&mut crowd, &node, &all, "")?;
     crowd.until("every welcome", |c| c.frames >= connections as u64)?;
@@ -73,14 +92,14 @@ fn of_node(common: &Common, connections: usize) -> Measured {
     })
 }
 
-fn of_floor(connections: usize) -> Measured {
-    let (process, address) = floor(SERVER_CORE, 132)?;
-    let mut first = Crowd::new()?;
+fn of_floor(connections: usize, tls: Option<&Certificate>) -> Measured {
+    let (process, address) = floor(SERVER_CORE, 132, tls)?;
+    let mut first = crowd(tls)?;
     first.open(address, (0..FIRST).map(|_| "/ws".into()))?;
     std::thread::sleep(REST);
     let before = process.resident()?;
-    let mut crowd = Crowd::new()?;
+    let mut crowd = crowd(tls)?;
     crowd.open(address, (0..connections).map(|_| "/ws".into()))?;
-    let mut publisher = super::fanout::FloorPublisher::open(address)?;
+    let mut publisher = super::fanout::FloorPublisher::open(address, tls)?;
     above(&process, before, &mut crowd, || publisher.publish(MESSAGES))
 }
