@@ -1,10 +1,8 @@
 //! A configuration that is reloaded while connections live.
 
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidings::config::{Changes, Config, Mode};
@@ -12,11 +10,10 @@ use tidings::doors::config::ApiKeyConfig;
 use tidings::model::{Secret, sha256};
 use tidings::node::Node;
 use tidings::proto::tidings::v1 as pb;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::support::process::{Running, serve};
 use crate::support::{
     KEY, Socket, TestNode, config, connect, connect_with, next, next_of, node, node_with, refused,
     say, until,
@@ -303,11 +300,8 @@ async fn a_node_that_began_without_anything_kept_does_not_begin_to_keep_in_a_red
 
 /// A `tidings serve` of its own, with a file that the test writes.
 struct Served {
-    child: Child,
-    bound: Value,
+    running: Running,
     file: PathBuf,
-    /// What it has logged.
-    log: Arc<Mutex<Vec<String>>>,
     _folder: TempDir,
 }
 
@@ -316,35 +310,9 @@ impl Served {
         let folder = TempDir::new().expect("a folder");
         let file = folder.path().join("tidings.toml");
         std::fs::write(&file, toml(rest)).expect("written");
-        let free = ["public", "service", "admin"].map(|door| format!("{door}.listen=127.0.0.1:0"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-        command.args(["serve", "--json", "--config"]).arg(&file);
-        for free in &free {
-            command.args(["--set", free]);
-        }
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the binary runs");
-        let mut line = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        stdout.read_line(&mut line).await.expect("a line");
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (into, stderr) = (log.clone(), child.stderr.take().expect("piped"));
-        tokio::spawn(async move {
-            let mut lines = BufReader::new(stderr).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                into.lock().expect("not poisoned").push(line);
-            }
-        });
-        let bound = serde_json::from_str(&line).expect("what was bound");
         Self {
-            child,
-            bound,
+            running: Running::start(&mut serve(&file)).await,
             file,
-            log,
             _folder: folder,
         }
     }
@@ -353,49 +321,10 @@ impl Served {
         std::fs::write(&self.file, toml(rest)).expect("written");
     }
 
-    fn signal(&self, signal: Signal) {
-        let pid = self.child.id().and_then(|id| Pid::from_raw(id as i32));
-        kill_process(pid.expect("it runs"), signal).expect("sent");
-    }
-
-    /// Waits for a line of the log that has all these words; gives it.
-    async fn logged(&self, words: &[&str]) -> String {
-        let mut found = None;
-        until(&format!("a line with {words:?}"), async || {
-            let log = self.log.lock().expect("not poisoned");
-            found = log
-                .iter()
-                .find(|line| words.iter().all(|word| line.contains(word)))
-                .cloned();
-            found.is_some()
-        })
-        .await;
-        found.expect("just found")
-    }
-
     /// The status of a push with a key.
     async fn push(&self, key: &str) -> u16 {
-        let url = format!(
-            "http://{}/v1/push",
-            self.bound["service"].as_str().expect("there")
-        );
-        let request = reqwest::Client::new().post(url).bearer_auth(key);
-        let request = request.header("content-type", "application/json");
-        let request = request.body(json!({"user_id": "42", "message": 1}).to_string());
-        request.send().await.expect("answered").status().as_u16()
-    }
-
-    async fn metrics(&self) -> String {
-        let url = format!(
-            "http://{}/metrics",
-            self.bound["admin"].as_str().expect("there")
-        );
-        reqwest::get(url)
-            .await
-            .expect("answered")
-            .text()
-            .await
-            .expect("text")
+        let push = json!({"user_id": "42", "message": 1});
+        self.running.node.post_as(key, "/v1/push", push).await.0
     }
 }
 
@@ -418,10 +347,8 @@ fn key_block(name: &str, text: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
     let served = Served::start("").await;
-    let url = format!(
-        "ws://{}/ws",
-        served.bound["public"].as_str().expect("there")
-    );
+    let running = &served.running;
+    let url = format!("ws://{}/ws", running.node.at.public);
     assert_eq!(refused(&url, &[]).await.0, 401);
     assert_eq!(
         (served.push("k1").await, served.push("k2").await),
@@ -433,10 +360,10 @@ async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
         "{}[limits]\nfragmants = 3\n",
         key_block("second", "k2")
     ));
-    served.signal(Signal::HUP);
-    served.logged(&["refused", "ERROR"]).await;
+    running.signal(Signal::HUP);
+    running.logged(&["refused", "ERROR"]).await;
     let at = format!("{}:", served.file.display());
-    let line = served.logged(&["fragmants", "did you mean", &at]).await;
+    let line = running.logged(&["fragmants", "did you mean", &at]).await;
     assert!(line.contains("limits.fragments"), "{line}");
     assert_eq!(
         (served.push("k1").await, served.push("k2").await),
@@ -444,8 +371,8 @@ async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
     );
     // It is read, and is not allowed: the same.
     served.write("[hub]\nshards = 1000\n");
-    served.signal(Signal::HUP);
-    served.logged(&["shards must be at most 128"]).await;
+    running.signal(Signal::HUP);
+    running.logged(&["shards must be at most 128"]).await;
 
     // Good, with a change that takes a restart and a level that shows at once. Two at once are two, one after the other.
     let rest = format!(
@@ -453,9 +380,9 @@ async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
         key_block("second", "k2")
     );
     served.write(&rest);
-    served.signal(Signal::HUP);
-    served.signal(Signal::HUP);
-    let line = served.logged(&["needs a restart", "WARN"]).await;
+    running.signal(Signal::HUP);
+    running.signal(Signal::HUP);
+    let line = running.logged(&["needs a restart", "WARN"]).await;
     assert!(
         line.contains("[hub] queue") && !line.contains("listen"),
         "{line}"
@@ -467,17 +394,17 @@ async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
     assert_eq!(served.push("k1").await, 200);
     until("it logs at debug", async || {
         assert_eq!(refused(&url, &[]).await.0, 401);
-        let log = served.log.lock().expect("not poisoned");
-        log.iter()
+        let log = running.log();
+        log.lines()
             .any(|line| line.contains("refused a client") && line.contains("DEBUG"))
     })
     .await;
-    let metrics = served.metrics().await;
+    let metrics = running.node.metrics().await;
     assert!(
         metrics.contains("tidings_reloads_total{outcome=\"refused\"} 2\n"),
         "{metrics}"
     );
-    let log = served.log.lock().expect("not poisoned").join("\n");
+    let log = running.log();
     for secret in ["k1", "k2"] {
         let key = key("x", secret, &["push"]);
         assert!(!log.contains(key.sha256.expose()), "{log}");
@@ -486,37 +413,20 @@ async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sighup_in_a_drain_changes_nothing() {
-    let mut served = Served::start("").await;
-    let ticket = reqwest::Client::new()
-        .post(format!(
-            "http://{}/v1/tickets",
-            served.bound["service"].as_str().expect("there")
-        ))
-        .bearer_auth("k1")
-        .header("content-type", "application/json")
-        .body(json!({"user_id": "42"}).to_string());
-    let answer = ticket
-        .send()
-        .await
-        .expect("answered")
-        .text()
-        .await
-        .expect("text");
-    let answer: Value = serde_json::from_str(&answer).expect("JSON");
-    let ticket = answer["ticket"].as_str().expect("a ticket");
-    let url = format!(
-        "ws://{}/ws?ticket={ticket}",
-        served.bound["public"].as_str().expect("there")
-    );
+    let served = Served::start("").await;
+    let running = &served.running;
+    let ticket = json!({"user_id": "42"});
+    let (_, issued) = running.node.post_as("k1", "/v1/tickets", ticket).await;
+    let ticket = issued["ticket"].as_str().expect("a ticket");
+    let url = format!("ws://{}/ws?ticket={ticket}", running.node.at.public);
     let mut socket = connect(&url).await.expect("an upgrade");
     assert_eq!(next(&mut socket).await["type"], "welcome");
-    served.signal(Signal::TERM);
-    served.logged(&["draining"]).await;
+    running.signal(Signal::TERM);
+    running.logged(&["draining"]).await;
     served.write("nonsense");
-    served.signal(Signal::HUP);
+    running.signal(Signal::HUP);
     // Still here, and leaving as it would: the second signal hurries it.
     assert_eq!(served.push("k1").await, 200);
-    served.signal(Signal::TERM);
-    let ended = tokio::time::timeout(crate::support::DEADLINE, served.child.wait()).await;
-    assert!(ended.expect("it leaves").expect("waited").success());
+    running.signal(Signal::TERM);
+    assert!(served.running.ended().await.0.success());
 }
