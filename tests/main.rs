@@ -22,6 +22,7 @@ mod forgery;
 mod goaway;
 mod history;
 mod layers;
+mod leaving;
 mod limits;
 mod links;
 mod mtls;
