@@ -9,6 +9,7 @@ mod clock;
 mod crash;
 mod crowd;
 mod fleet;
+mod frame;
 mod http;
 mod ledger;
 mod mixed;
