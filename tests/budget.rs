@@ -25,19 +25,19 @@ async fn fleet(redis: &RedisServer, nodes: usize, per_second: u32) -> Vec<TestNo
     fleet
 }
 
-fn ws(node: &TestNode, ticket: &str) -> String {
+pub fn ws(node: &TestNode, ticket: &str) -> String {
     format!("ws://{}/ws?ticket={ticket}&refuse=close", node.at.public)
 }
 
 /// What a handshake comes to.
-enum Told {
+pub enum Told {
     Welcome(Box<Socket>),
     /// Over the budget: come back in so long.
     Later(Duration),
     Refused(String),
 }
 
-async fn knock(url: &str) -> Told {
+pub async fn knock(url: &str) -> Told {
     let mut socket = connect(url).await.expect("accepted, if only to be told");
     let frame = next(&mut socket).await;
     if frame["type"] == "welcome" {

@@ -23,6 +23,7 @@ use tonic::transport::Channel;
 use crate::support::events::Events;
 use crate::support::fleet::{all_known, all_ready, node_at, push_as};
 use crate::support::heard::Heard;
+use crate::support::process::{Running, dev};
 use crate::support::redis::RedisServer;
 use crate::support::{DEADLINE, KEY, Socket, TestNode, closed, connect, next, next_of, say, until};
 
@@ -545,15 +546,8 @@ async fn tidings_drain_says_what_would_happen_and_then_waits_until_the_node_has_
         command.args(args).kill_on_drop(true).stdout(Stdio::piped());
         command
     };
-    let mut dev = tidings(&["dev", "--json"]);
-    for door in ["public", "service", "admin"] {
-        dev.args(["--set", &format!("{door}.listen=127.0.0.1:0")]);
-    }
-    let mut dev = dev.stderr(Stdio::null()).spawn().expect("the binary runs");
-    let mut bound = BufReader::new(dev.stdout.take().expect("piped")).lines();
-    let bound = bound.next_line().await.expect("a line").expect("a line");
-    let bound: Value = serde_json::from_str(&bound).expect("JSON");
-    let admin = format!("http://{}", bound["admin"].as_str().expect("an address"));
+    let running = Running::start(&mut dev()).await;
+    let admin = format!("http://{}", running.node.at.admin);
     let run = async |args: &[&str]| {
         let output = tidings(&["drain", "--admin", &admin]).args(args).output();
         let output = tokio::time::timeout(DEADLINE, output).await;
@@ -575,8 +569,7 @@ async fn tidings_drain_says_what_would_happen_and_then_waits_until_the_node_has_
     let (code, said) = run(&[]).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("the node has left"), "{said}");
-    let status = tokio::time::timeout(DEADLINE, dev.wait()).await;
-    assert_eq!(status.expect("in time").expect("it ended").code(), Some(0));
+    assert!(running.ended().await.0.success());
     assert_eq!(
         run(&["--dry-run"]).await.0,
         Some(4),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::process::{FREE, serving};
+use crate::support::process::{Running, dev_after};
 use crate::support::{connect, next, next_of, node, node_with, refused, say, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -85,13 +85,9 @@ async fn headers_over_the_limit_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_descriptors_the_connections_live_and_new_ones_come_in_once_some_are_free() {
     // The limit is the child's own; it leaves room for about forty connections.
-    let run = format!(
-        "ulimit -n 80; exec {} {} --set limits.connections=1000 --set limits.handshake_timeout=1s",
-        env!("CARGO_BIN_EXE_tidings"),
-        FREE.join(" ")
-    );
-    let mut command = tokio::process::Command::new("sh");
-    let (_child, node) = serving(command.args(["-c", &run])).await;
+    let more = "--set limits.connections=1000 --set limits.handshake_timeout=1s";
+    let running = Running::start(&mut dev_after("ulimit -n 80", more)).await;
+    let node = &running.node;
     let (mut living, _) = node.join("42", "").await;
     // Both ends of the service door's connection are there already; these take what is left.
     let mut idle = Vec::new();
@@ -117,13 +113,9 @@ async fn without_descriptors_the_connections_live_and_new_ones_come_in_once_some
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_takes_all_the_descriptors_that_it_may() {
     // The soft limit is what shells and systemd give; up to the hard one a process may take what it needs.
-    let run = format!(
-        "ulimit -Sn 64; exec {} {} --set limits.connections=1000",
-        env!("CARGO_BIN_EXE_tidings"),
-        FREE.join(" ")
-    );
-    let mut command = tokio::process::Command::new("sh");
-    let (_child, node) = serving(command.args(["-c", &run])).await;
+    let more = "--set limits.connections=1000";
+    let running = Running::start(&mut dev_after("ulimit -Sn 64", more)).await;
+    let node = &running.node;
     let mut sockets = Vec::new();
     for user in 0..100 {
         sockets.push(node.join(&format!("u{user}"), "").await);

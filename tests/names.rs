@@ -8,7 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::support::process::{FREE, serving};
+use crate::support::process::{FREE, Running};
 use crate::support::redis::RedisServer;
 use crate::support::{KEY, next_of, node, until};
 
@@ -102,7 +102,8 @@ async fn the_name_of_redis_is_looked_up_at_each_attempt() {
     command
         .args(FREE)
         .args(["--set", "backplane.kind=redis", "--set", &url]);
-    let (_child, node) = serving(&mut command).await;
+    let running = Running::start(&mut command).await;
+    let node = &running.node;
     let (status, _) = node
         .post("/v1/push", json!({"user_id": "42", "message": 1}))
         .await;

@@ -294,7 +294,8 @@ async fn a_node_that_began_without_anything_kept_does_not_begin_to_keep_in_a_red
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
     let served = Served::start("").await;
-    let url = format!("ws://{}/ws", served.at("public"));
+    let running = &served.running;
+    let url = format!("ws://{}/ws", running.node.at.public);
     assert_eq!(refused(&url, &[]).await.0, 401);
     assert_eq!(
         (served.push("k1").await, served.push("k2").await),
@@ -306,10 +307,10 @@ async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
         "{}[limits]\nfragmants = 3\n",
         key_block("second", "k2")
     ));
-    served.signal(Signal::HUP);
-    served.logged(&["refused", "ERROR"]).await;
+    running.signal(Signal::HUP);
+    running.logged(&["refused", "ERROR"]).await;
     let at = format!("{}:", served.file.display());
-    let line = served.logged(&["fragmants", "did you mean", &at]).await;
+    let line = running.logged(&["fragmants", "did you mean", &at]).await;
     assert!(line.contains("limits.fragments"), "{line}");
     assert_eq!(
         (served.push("k1").await, served.push("k2").await),
@@ -317,8 +318,8 @@ async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
     );
     // It is read, and is not allowed: the same.
     served.write("[hub]\nshards = 1000\n");
-    served.signal(Signal::HUP);
-    served.logged(&["shards must be at most 128"]).await;
+    running.signal(Signal::HUP);
+    running.logged(&["shards must be at most 128"]).await;
 
     // Good, with a change that takes a restart and a level that shows at once. Two at once are two, one after the other.
     let rest = format!(
@@ -326,9 +327,9 @@ async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
         key_block("second", "k2")
     );
     served.write(&rest);
-    served.signal(Signal::HUP);
-    served.signal(Signal::HUP);
-    let line = served.logged(&["needs a restart", "WARN"]).await;
+    running.signal(Signal::HUP);
+    running.signal(Signal::HUP);
+    let line = running.logged(&["needs a restart", "WARN"]).await;
     assert!(
         line.contains("[hub] queue") && !line.contains("listen"),
         "{line}"
@@ -340,17 +341,17 @@ async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
     assert_eq!(served.push("k1").await, 200);
     until("it logs at debug", async || {
         assert_eq!(refused(&url, &[]).await.0, 401);
-        let log = served.log.lock().expect("not poisoned");
-        log.iter()
+        let log = running.log();
+        log.lines()
             .any(|line| line.contains("refused a client") && line.contains("DEBUG"))
     })
     .await;
-    let metrics = served.metrics().await;
+    let metrics = running.node.metrics().await;
     assert!(
         metrics.contains("tidings_reloads_total{outcome=\"refused\"} 2\n"),
         "{metrics}"
     );
-    let log = served.log.lock().expect("not poisoned").join("\n");
+    let log = running.log();
     for secret in ["k1", "k2"] {
         let key = key("x", secret, &["push"]);
         assert!(!log.contains(key.sha256.expose()), "{log}");
@@ -359,18 +360,18 @@ async fn sighup_takes_up_the_file_and_an_invalid_one_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sighup_in_a_drain_changes_nothing() {
-    let mut served = Served::start("").await;
+    let served = Served::start("").await;
+    let running = &served.running;
     let ticket = served.ticket().await;
-    let url = format!("ws://{}/ws?ticket={ticket}", served.at("public"));
+    let url = format!("ws://{}/ws?ticket={ticket}", running.node.at.public);
     let mut socket = connect(&url).await.expect("an upgrade");
     assert_eq!(next(&mut socket).await["type"], "welcome");
-    served.signal(Signal::TERM);
-    served.logged(&["draining"]).await;
+    running.signal(Signal::TERM);
+    running.logged(&["draining"]).await;
     served.write("nonsense");
-    served.signal(Signal::HUP);
+    running.signal(Signal::HUP);
     // Still here, and leaving as it would: the second signal hurries it.
     assert_eq!(served.push("k1").await, 200);
-    served.signal(Signal::TERM);
-    let ended = tokio::time::timeout(crate::support::DEADLINE, served.child.wait()).await;
-    assert!(ended.expect("it leaves").expect("waited").success());
+    running.signal(Signal::TERM);
+    assert!(served.running.ended().await.0.success());
 }

@@ -1,52 +1,19 @@
 //! No ticket and no key is ever logged: every flow at trace level, with secrets that can be told.
 
-use std::process::Stdio;
-use std::time::Duration;
-
 use futures_util::SinkExt as _;
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::process::{Running, dev};
 use crate::support::{KEY, connect, connect_with, next};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_ticket_and_no_key_is_ever_logged() {
-    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidings"))
-        .args([
-            "dev",
-            "--json",
-            "--set",
-            "log.level=trace",
-            "--set",
-            "public.listen=127.0.0.1:0",
-        ])
-        .args([
-            "--set",
-            "service.listen=127.0.0.1:0",
-            "--set",
-            "admin.listen=127.0.0.1:0",
-        ])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the binary runs");
-    let mut line = String::new();
-    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-    stdout.read_line(&mut line).await.expect("a line");
-    let bound: Value = serde_json::from_str(&line).expect("JSON");
-    let (public, service) = (
-        bound["public"].as_str().expect("there"),
-        bound["service"].as_str().expect("there"),
-    );
-    let mut stderr = child.stderr.take().expect("piped");
-    let log = tokio::spawn(async move {
-        let mut log = String::new();
-        stderr.read_to_string(&mut log).await.expect("text");
-        log
-    });
-
+    let mut command = dev();
+    command.args(["--set", "log.level=trace"]);
+    let running = Running::start(&mut command).await;
+    let (public, service) = (running.node.at.public, running.node.at.service);
     let http = reqwest::Client::new();
     let post = |key: String, path: &str, body: Value| {
         let request = http
@@ -135,14 +102,9 @@ async fn no_ticket_and_no_key_is_ever_logged() {
     post(KEY.into(), "/v1/disconnect", disconnect)
         .await
         .expect("answered");
-    let pid = rustix::process::Pid::from_raw(child.id().expect("it runs") as i32).expect("a pid");
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
-    let status = tokio::time::timeout(Duration::from_secs(20), child.wait())
-        .await
-        .expect("in time")
-        .expect("a status");
+    running.signal(Signal::TERM);
+    let (status, log) = running.ended().await;
     assert!(status.success(), "{status}");
-    let log = log.await.expect("the log");
     assert!(
         log.contains("refused a client") && log.contains("a call was refused"),
         "{log}"

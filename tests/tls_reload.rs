@@ -137,7 +137,10 @@ async fn sighup_shows_new_certificates_refuses_broken_ones_and_drops_nobody() {
         )
     };
     let served = Served::start(&file(&[])).await;
-    let (client, door) = (ca.client(None, "http/1.1", BOTH), served.at("public"));
+    let (client, door) = (
+        ca.client(None, "http/1.1", BOTH),
+        served.running.node.at.public,
+    );
     let stream = dial(&client, door).await.expect("TLS");
     let mut socket = open(stream, &format!("ticket={}", served.ticket().await)).await;
     assert_eq!(next(&mut socket).await["type"], "welcome");
@@ -149,8 +152,11 @@ async fn sighup_shows_new_certificates_refuses_broken_ones_and_drops_nobody() {
     lives().await;
 
     ca.install("public", &pairs[1]);
-    served.signal(Signal::HUP);
-    served.logged(&["a new certificate is shown", "INFO"]).await;
+    served.running.signal(Signal::HUP);
+    served
+        .running
+        .logged(&["a new certificate is shown", "INFO"])
+        .await;
     assert_eq!(shown_at(&client, door).await, der(&pairs[1].certificate));
     lives().await;
 
@@ -158,9 +164,12 @@ async fn sighup_shows_new_certificates_refuses_broken_ones_and_drops_nobody() {
     let cut = &pairs[2].certificate[..100];
     ca.write("public.pem", cut);
     served.write(&file(&["k2"]));
-    served.signal(Signal::HUP);
-    served.logged(&["ERROR", "refused", "send SIGHUP"]).await;
-    let line = served.logged(&["[public.tls]", &name(&cert)]).await;
+    served.running.signal(Signal::HUP);
+    served
+        .running
+        .logged(&["ERROR", "refused", "send SIGHUP"])
+        .await;
+    let line = served.running.logged(&["[public.tls]", &name(&cert)]).await;
     assert!(
         line.contains("is cut off") && line.contains("write all of it again"),
         "{line}"
@@ -170,13 +179,13 @@ async fn sighup_shows_new_certificates_refuses_broken_ones_and_drops_nobody() {
     lives().await;
 
     ca.install("public", &pairs[2]);
-    served.signal(Signal::HUP);
+    served.running.signal(Signal::HUP);
     until("the third is shown", async || {
         shown_at(&client, door).await == der(&pairs[2].certificate)
     })
     .await;
     until("the key counts", async || served.push("k2").await == 200).await;
-    let metrics = served.metrics().await;
+    let metrics = served.running.node.metrics().await;
     for line in [
         "tidings_reloads_total{outcome=\"applied\"} 2\n",
         "tidings_reloads_total{outcome=\"refused\"} 1\n",

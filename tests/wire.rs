@@ -207,6 +207,25 @@ async fn who_asks_for_no_heartbeats_gets_none_and_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_no_heartbeats_is_told_to_come_back_after_ten_minutes() {
+    let node = node_with(|c| {
+        assert_eq!(c.heartbeat.silent_max, Duration::from_secs(10 * 60));
+        c.heartbeat.silent_max = Duration::from_millis(300);
+    })
+    .await;
+    let (mut other, _) = node.join("43", "").await;
+    let (mut silent, _) = node.join("42", "&heartbeat=off").await;
+    let end = closed(&mut silent).await;
+    assert_eq!(
+        (u16::from(end.code), end.reason.as_str()),
+        (4001, "session_ended")
+    );
+    // It alone: the others are looked after by their heartbeats.
+    node.push("43", json!("still here")).await;
+    assert_eq!(next(&mut other).await["data"], "still here");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pings_go_on_where_a_pong_may_take_longer_than_they_are_apart() {
     let node = node_with(|c| {
         c.heartbeat.interval = Duration::from_millis(200);

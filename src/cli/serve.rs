@@ -88,6 +88,9 @@ fn run(args: Run, mode: Mode) -> Result<(), Failure> {
             // A hook that asked at the admin door is followed by the platform's signal: that is the first, not the second.
             if !signalled {
                 stop().await;
+                tracing::info!(
+                    "signalled in a drain that was asked for: the drain goes on; another signal means now"
+                );
             }
             stop().await;
         };

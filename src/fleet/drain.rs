@@ -11,6 +11,8 @@ use crate::backplane::{Leases, NodeLease};
 use crate::hub::{Hub, Leave};
 use crate::model::units;
 
+/// How long those who are on the way in when the listeners close have to say what they want.
+const LAST_ARRIVALS: Duration = Duration::from_secs(1);
 /// How often a node that leaves looks which others there are.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often it says again what it waits for.
@@ -163,6 +165,9 @@ impl Drain {
 
     /// Makes all sessions leave. Listeners are closed by now.
     pub async fn empty(&self) {
+        // Who is on the way in is answered, and is then one of the sessions, or none.
+        let arriving = || self.hub.admission.arriving();
+        until_none(arriving, LAST_ARRIVALS).await;
         let now = Instant::now();
         let began = *self.began.get_or_init(|| now);
         let mut course = Course::new(self.config, began, now);
@@ -225,10 +230,7 @@ impl Drain {
 
     /// Waits until nobody is connected, at most so long.
     pub async fn until_empty(&self, most: Duration) {
-        let deadline = Instant::now() + most;
-        while self.connections() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until_none(|| self.connections(), most).await;
     }
 
     /// What a drain is, or would be.
@@ -328,6 +330,14 @@ impl Drain {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Place>> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until there are none, at most so long.
+async fn until_none(count: impl Fn() -> usize, most: Duration) {
+    let deadline = Instant::now() + most;
+    while count() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -12,6 +12,7 @@ const DESCRIPTORS_RESERVED: usize = 256;
 /// The node's limits on connections, shared by its shards.
 pub struct Admission {
     connections: AtomicUsize,
+    arriving: AtomicUsize,
     limits: LiveLimits,
     /// What `connections` is, unless set.
     connections_derived: usize,
@@ -64,6 +65,15 @@ impl Drop for PlaceGuard {
     }
 }
 
+/// Somebody is on the way in and has no place yet; ends when dropped.
+pub struct ArrivalGuard(Arc<Admission>);
+
+impl Drop for ArrivalGuard {
+    fn drop(&mut self) {
+        self.0.arriving.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// A token bucket: a rate a second with a burst of one second.
 #[derive(Debug)]
 pub struct Bucket {
@@ -112,6 +122,7 @@ impl Admission {
         let rate = limits.now().handshakes_per_second;
         Self {
             connections: AtomicUsize::new(0),
+            arriving: AtomicUsize::new(0),
             limits,
             connections_derived: descriptor_limit()
                 .saturating_sub(DESCRIPTORS_RESERVED)
@@ -126,7 +137,18 @@ impl Admission {
         self.connections.load(Ordering::Acquire)
     }
 
-    /// The most of them.
+    /// Accepted connections whose first request is not answered yet, and listeners in whose backlog there may be more.
+    pub fn arriving(&self) -> usize {
+        self.arriving.load(Ordering::Acquire)
+    }
+
+    /// Somebody is on the way in.
+    pub fn arrive(self: &Arc<Self>) -> ArrivalGuard {
+        self.arriving.fetch_add(1, Ordering::AcqRel);
+        ArrivalGuard(self.clone())
+    }
+
+    /// The most connections.
     pub fn connections_max(&self) -> usize {
         self.most(&self.limits.now())
     }

@@ -145,6 +145,9 @@ pub struct HeartbeatConfig {
     /// How often a heartbeat of an event stream renews the resume ticket that its client comes back with.
     #[serde(with = "units::duration")]
     pub renewal: Duration,
+    /// How long a session lives that asked for none. No key, since whoever asks counts on [`super::SILENT_MAX`].
+    #[serde(skip)]
+    pub silent_max: Duration,
 }
 
 impl Default for HeartbeatConfig {
@@ -153,6 +156,7 @@ impl Default for HeartbeatConfig {
             interval: Duration::from_secs(25),
             pong_timeout: Duration::from_secs(10),
             renewal: Duration::from_secs(60 * 60),
+            silent_max: super::SILENT_MAX,
         }
     }
 }

@@ -51,7 +51,7 @@ use crate::model::{Address, NodeId};
 use crate::telemetry::Metrics;
 use crate::tickets::ResumeTickets;
 
-pub use admission::{Admission, Bucket, NoPlace, PlaceGuard, raise_descriptor_limit};
+pub use admission::{Admission, ArrivalGuard, Bucket, NoPlace, PlaceGuard, raise_descriptor_limit};
 pub use answer::{Accepted, Applied, BroadcastAccepted, Draft, Refusal, Status};
 pub use close::CloseReason;
 pub use config::{

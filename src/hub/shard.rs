@@ -415,7 +415,7 @@ impl Shard {
             ends: {
                 let left = |ends: u64| ends.saturating_sub(self.hub.resume.now());
                 let left = lineage.ends.map(|ends| Duration::from_millis(left(ends)));
-                let most = asked.silent.then_some(SILENT_MAX);
+                let most = asked.silent.then_some(self.hub.heartbeat.silent_max);
                 let first = left.into_iter().chain(most).min();
                 first.map_or(0, |first| now + ticks(first).max(1))
             },

@@ -119,6 +119,8 @@ async fn accept<F>(shard: Rc<Shard>, listener: std::net::TcpListener, on_connect
 where
     F: Fn(&Rc<Shard>, TcpStream, SocketAddr),
 {
+    // Until the backlog is empty there may be somebody in it.
+    let _arriving = shard.hub.admission.arrive();
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {

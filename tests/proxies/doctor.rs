@@ -18,7 +18,7 @@ through!(
 );
 
 /// What the doctor said, and its exit code.
-async fn doctor(url: &str, more: &[&str]) -> (i32, Value) {
+pub(super) async fn doctor(url: &str, more: &[&str]) -> (i32, Value) {
     let output = Command::new(env!("CARGO_BIN_EXE_tidings"))
         .args(["doctor", url, "--json"])
         .args(more)
@@ -60,7 +60,7 @@ fn finding(said: &Value, check: &str) -> (String, String) {
 }
 
 #[track_caller]
-fn assert_finding(said: &Value, check: &str, level: &str, words: &[&str]) {
+pub(super) fn assert_finding(said: &Value, check: &str, level: &str, words: &[&str]) {
     let (found, all) = finding(said, check);
     assert_eq!(found, level, "{check}: {said}");
     for word in words {
@@ -68,7 +68,7 @@ fn assert_finding(said: &Value, check: &str, level: &str, words: &[&str]) {
     }
 }
 
-fn often(config: &mut Config) {
+pub(super) fn often(config: &mut Config) {
     config.heartbeat.interval = Duration::from_secs(1);
 }
 

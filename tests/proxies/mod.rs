@@ -2,6 +2,7 @@
 
 mod address;
 mod clients;
+mod closes;
 mod doctor;
 mod fleet;
 mod services;

@@ -7,6 +7,7 @@ pub mod dns;
 pub mod events;
 pub mod fleet;
 pub mod heard;
+pub mod http2;
 pub mod ports;
 pub mod process;
 pub mod proxy;

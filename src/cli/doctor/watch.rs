@@ -247,30 +247,57 @@ fn judge(outcomes: &[Silent], hop: &Hop, heartbeat: Option<Duration>) -> Finding
 
 /// Whether the node's close codes come through: it is made to end the connection by frames that are none.
 async fn check_codes(patient: &Patient, link: &mut Link) -> Finding {
+    let mut answered = 0;
     let ending = async {
         for _ in 0..BAD_FRAMES {
             // An error shows in what is heard.
             let _ = link.say(Opcode::Text, b"{\"type\":\"doctor\"}").await;
         }
         loop {
-            if let end @ (Heard::Close(..) | Heard::Cut(_)) = link.hear().await {
-                return end;
+            match link.hear().await {
+                end @ (Heard::Close(..) | Heard::Cut(_)) => return end,
+                Heard::Text(_) => answered += 1,
+                _ => {}
             }
         }
     };
+    let as_they_are = [
+        "something between ends the connection itself: it must pass WebSocket frames on as they are",
+    ];
     match timeout(patient.timeout, ending).await {
         // 1008: more frames a second than the node takes.
         Ok(Heard::Close(code @ (4500 | 1008), reason)) => {
             link.leave().await;
-            Finding::ok("close codes", format!("{code} {reason} came as it was sent"))
+            Finding::ok(
+                "close codes",
+                format!("{code} {reason} came as it was sent"),
+            )
         }
-        Ok(Heard::Close(code, reason)) => {
-            Finding::warn("close codes", format!("{code} {reason} came in place of 4500"))
+        // What a node that leaves, is full or ends a session says may have come first.
+        Ok(Heard::Close(code @ (1001 | 1012 | 1013 | 4000..), reason)) => Finding::warn(
+            "close codes",
+            format!("{code} {reason} came in place of 4500"),
+        ),
+        Ok(Heard::Close(code, reason)) => Finding::fail(
+            "close codes",
+            format!("{code} {reason} came in place of the node's 4500"),
+        )
+        .advise(as_they_are),
+        Ok(_) => Finding::fail(
+            "close codes",
+            "the node's close frame did not arrive: clients see 1006",
+        )
+        .advise(as_they_are),
+        // Each bad frame is answered until the node ends the connection.
+        Err(_) if answered < BAD_FRAMES => {
+            let found = "the node's close frame did not arrive, and the connection stays open: clients do not know that it is over";
+            Finding::fail("close codes", found).advise(as_they_are)
         }
-        Ok(_) => Finding::fail("close codes", "the node's close frame did not arrive: clients see 1006")
-            .advise(["something between ends the connection itself: it must pass WebSocket frames on as they are"]),
-        Err(_) => Finding::warn("close codes", "the node did not end a connection that sends nonsense")
-            .advise(["is [limits] max_client_errors above 64?"]),
+        Err(_) => Finding::warn(
+            "close codes",
+            "the node did not end a connection that sends nonsense",
+        )
+        .advise(["is [limits] max_client_errors above 64?"]),
     }
 }
 

@@ -36,7 +36,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::doors::config::PublicConfig;
 use crate::doors::secure;
-use crate::hub::Shard;
+use crate::hub::{ArrivalGuard, Shard};
 use crate::tickets::{JwtVerifier, Tickets};
 use crate::tls::DoorTls;
 use answer::Answer;
@@ -126,18 +126,17 @@ impl Public {
     /// speaks it, then HTTP.
     pub fn connection(self: &Arc<Self>, shard: &Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
         let accepted = Instant::now();
+        let arriving = shard.hub.admission.arrive();
         give_up_after(
             &stream,
             shard.hub.heartbeat.interval + shard.hub.heartbeat.pong_timeout,
         );
         if self.tls.is_none() && !self.live.load().proxies.expects_header(peer) {
-            return self.http(shard, stream, peer, accepted);
+            return self.http(shard, stream, peer, (accepted, arriving));
         }
         // Owned by the shard's thread; ends by the handshake's deadline.
-        spawn_local(
-            self.clone()
-                .before_http(shard.clone(), stream, peer, accepted),
-        );
+        let since = (accepted, arriving);
+        spawn_local(self.clone().before_http(shard.clone(), stream, peer, since));
     }
 
     async fn before_http(
@@ -145,9 +144,9 @@ impl Public {
         shard: Rc<Shard>,
         stream: TcpStream,
         peer: SocketAddr,
-        accepted: Instant,
+        since: (Instant, ArrivalGuard),
     ) {
-        let deadline = accepted + handshake_time(&shard);
+        let deadline = since.0 + handshake_time(&shard);
         let client = match self.live.load().proxies.expects_header(peer) {
             false => Ok(peer),
             true => proxies::read_header(&stream, peer, deadline).await,
@@ -163,10 +162,10 @@ impl Public {
             }
         };
         let Some(tls) = &self.tls else {
-            return self.http(&shard, stream, client, accepted);
+            return self.http(&shard, stream, client, since);
         };
         match timeout_at(deadline, secure::handshake(tls, stream)).await {
-            Ok(Ok(stream)) => self.http(&shard, stream, client, accepted),
+            Ok(Ok(stream)) => self.http(&shard, stream, client, since),
             Ok(Err((error, stream))) => {
                 tracing::debug!(%client, %error, "a client's TLS handshake failed");
                 // One that goes away in the middle was not refused.
@@ -180,8 +179,13 @@ impl Public {
     }
 
     /// Serves HTTP on a connection whose other end is, or speaks for, `peer`.
-    fn http<S>(self: &Arc<Self>, shard: &Rc<Shard>, stream: S, peer: SocketAddr, accepted: Instant)
-    where
+    fn http<S>(
+        self: &Arc<Self>,
+        shard: &Rc<Shard>,
+        stream: S,
+        peer: SocketAddr,
+        (accepted, arriving): (Instant, ArrivalGuard),
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let time = handshake_time(shard);
@@ -193,6 +197,7 @@ impl Public {
         // The first request's time runs from the accepted connection; that of a later one, on a kept connection, from its own beginning.
         let accepted = Rc::new(Cell::new(Some(accepted)));
         let (door, metrics, first) = (self.clone(), shard.hub.metrics.clone(), accepted.clone());
+        let arriving = Cell::new(Some(arriving));
         let shard = shard.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let arrival = Arrival {
@@ -204,8 +209,13 @@ impl Public {
                     .client(peer.ip(), request.headers()),
                 deadline: first.take().unwrap_or_else(Instant::now) + time,
             };
-            let door = door.clone();
-            async move { Ok::<_, std::convert::Infallible>(door.answer(&arrival, request).await) }
+            let (door, arriving) = (door.clone(), arriving.take());
+            async move {
+                let answer = door.answer(&arrival, request).await;
+                // By now it has its place, if it has one.
+                drop(arriving);
+                Ok::<_, std::convert::Infallible>(answer)
+            }
         });
         let connection = http
             .serve_connection(TokioIo::new(stream), service)

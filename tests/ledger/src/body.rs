@@ -1,5 +1,6 @@
 //! What a message of the run carries: its stream, its producer and its number, so that each one tells where it belongs.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -21,6 +22,42 @@ pub(crate) struct Key {
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} p{} n{}", self.stream, self.producer, self.n)
+    }
+}
+
+impl Key {
+    /// A push of it that is kept: the path, and the request with more fields of its own.
+    pub(crate) fn push(&self, body: &str, more: &str) -> (&'static str, String) {
+        let (path, to) = match self.stream.split_once(':') {
+            Some(("channel", channel)) => ("/v1/publish", format!(r#""channel":"{channel}""#)),
+            Some((_, user)) => ("/v1/push", format!(r#""user_id":"{user}""#)),
+            None => ("/v1/push", String::new()),
+        };
+        let request = format!(r#"{{{to},"class":"KEPT","message":{body}{more}}}"#);
+        (path, request)
+    }
+
+    /// The field that makes it safe to ask again.
+    pub(crate) fn idempotency(&self) -> String {
+        format!(r#","idempotency_key":"{}-{}""#, self.producer, self.n)
+    }
+}
+
+/// How many messages of one producer each stream has.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers(HashMap<Stream, u32>);
+
+impl Numbers {
+    /// The producer's next one in a stream.
+    pub(crate) fn next(&mut self, stream: Stream, producer: u32) -> Key {
+        let next = self.0.entry(stream.clone()).or_default();
+        let n = *next;
+        *next += 1;
+        Key {
+            stream,
+            producer,
+            n,
+        }
     }
 }
 

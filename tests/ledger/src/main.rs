@@ -9,6 +9,7 @@ mod clock;
 mod crash;
 mod crowd;
 mod fleet;
+mod frame;
 mod http;
 mod ledger;
 mod mixed;
@@ -67,7 +68,7 @@ enum Run {
         /// Clients that do not know it
         #[arg(long, default_value_t = 500)]
         stubborn: usize,
-        /// Few clients and a brief drain, a minute in all: what CI runs
+        /// Few clients and a brief drain, a minute and a half in all: what CI runs
         #[arg(long, conflicts_with_all = ["clients", "stubborn"])]
         short: bool,
         /// Begins when a third of the clients is there and the rest is coming
@@ -150,7 +151,9 @@ async fn main() -> ExitCode {
                     true => Roll::short(what.seed),
                     false => Roll::long(what.seed, clients, stubborn),
                 };
-                roll.early = early;
+                if early {
+                    roll = roll.early();
+                }
                 roll.freeze = Duration::from_millis(freeze);
                 roll::run(&what.binary(), roll).await
             }

@@ -1,6 +1,5 @@
 //! Producers: services that push to inboxes and channels, one message after another, and log each answer.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::body::{self, Key, Stream};
+use crate::body::{self, Key, Numbers, Stream};
 use crate::fleet::{API_KEY, Doors};
 use crate::http::{Failure, Http};
 use crate::ledger::{Answer, Ledger, Push};
@@ -47,16 +46,10 @@ impl Producer {
             .iter()
             .map(|doors| Http::new(doors.service, API_KEY))
             .collect();
-        let mut numbers: HashMap<Stream, u32> = HashMap::new();
+        let mut numbers = Numbers::default();
         while !*stop.borrow() {
             let stream = self.streams[rng.random_range(0..self.streams.len())].clone();
-            let n = numbers.entry(stream.clone()).or_default();
-            let key = Key {
-                stream,
-                producer: self.number,
-                n: *n,
-            };
-            *n += 1;
+            let key = numbers.next(stream, self.number);
             self.push(key, &mut rng, &mut ends, &ledger).await;
             let pause = self.pace.mul_f64(rng.random_range(0.0..2.0));
             tokio::select! {
@@ -69,7 +62,14 @@ impl Producer {
     async fn push(&self, key: Key, rng: &mut StdRng, ends: &mut [Http], ledger: &Ledger) {
         let body = body::render(&key);
         let refused = rng.random_range(0..REFUSED_ONE_IN) == 0;
-        let (path, request) = self.request(&key, &body, refused);
+        let mut more = String::new();
+        if self.keyed {
+            more.push_str(&key.idempotency());
+        }
+        if refused {
+            more.push_str(r#","nonsense":1"#);
+        }
+        let (path, request) = key.push(&body, &more);
         let begun = ledger.clock.now();
         let mut attempts = 0;
         let mut sent = false;
@@ -96,21 +96,6 @@ impl Producer {
             answer,
             key,
         });
-    }
-
-    fn request(&self, key: &Key, body: &str, refused: bool) -> (&'static str, String) {
-        let (path, to) = match key.stream.split_once(':') {
-            Some(("channel", channel)) => ("/v1/publish", format!(r#""channel":"{channel}""#)),
-            Some((_, user)) => ("/v1/push", format!(r#""user_id":"{user}""#)),
-            None => ("/v1/push", String::new()),
-        };
-        let mut request = format!(r#"{{{to},"class":"KEPT","message":{body}"#);
-        if self.keyed {
-            let idempotency = format!(r#","idempotency_key":"{}-{}""#, key.producer, key.n);
-            request.push_str(&idempotency);
-        }
-        request.push_str(if refused { r#","nonsense":1}"# } else { "}" });
-        (path, request)
     }
 }
 

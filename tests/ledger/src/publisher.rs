@@ -1,7 +1,7 @@
 //! Publishers: services that push at a steady rate, and go to another node with the same idempotency key when one does
 //! not answer. What each call was answered is counted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
-use crate::body::{self, Key, Stream};
+use crate::body::{self, Key, Numbers, Stream};
 use crate::clock::Stamp;
 use crate::fleet::API_KEY;
 use crate::http::{Failure, Http};
@@ -66,7 +66,7 @@ impl Publisher {
             .collect();
         // Where it was answered last, it goes on.
         let mut at = self.number as usize % ends.len();
-        let mut numbers: HashMap<Stream, u32> = HashMap::new();
+        let mut numbers = Numbers::default();
         let first = Instant::now() + self.every.mul_f64(rng.random_range(0.0..1.0));
         let mut ticks = interval_at(first, self.every);
         // A push that takes long does not spare the next ones.
@@ -77,13 +77,7 @@ impl Publisher {
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             let stream = self.streams[rng.random_range(0..self.streams.len())].clone();
-            let n = numbers.entry(stream.clone()).or_default();
-            let key = Key {
-                stream,
-                producer: self.number,
-                n: *n,
-            };
-            *n += 1;
+            let key = numbers.next(stream, self.number);
             let push = self.push(key, &mut at, &mut ends, &ledger, &mut rng).await;
             let waited = due.elapsed();
             let due = Stamp(push.answered.0.saturating_sub(waited.as_micros() as u64));
@@ -101,7 +95,7 @@ impl Publisher {
         rng: &mut StdRng,
     ) -> Push {
         let text = body::render(&key);
-        let (path, request) = self.request(&key, &text);
+        let (path, request) = key.push(&text, &key.idempotency());
         let begun = ledger.clock.now();
         let until = Instant::now() + PATIENCE;
         let mut attempts: u32 = 0;
@@ -149,19 +143,6 @@ impl Publisher {
             Err(Failure::Unanswered(_)) => "no answer".into(),
         };
         *answers(&self.answers).calls.entry(said).or_default() += 1;
-    }
-
-    fn request(&self, key: &Key, body: &str) -> (&'static str, String) {
-        let (path, to) = match key.stream.split_once(':') {
-            Some(("channel", channel)) => ("/v1/publish", format!(r#""channel":"{channel}""#)),
-            Some((_, user)) => ("/v1/push", format!(r#""user_id":"{user}""#)),
-            None => ("/v1/push", String::new()),
-        };
-        let request = format!(
-            r#"{{{to},"class":"KEPT","message":{body},"idempotency_key":"{}-{}"}}"#,
-            key.producer, key.n
-        );
-        (path, request)
     }
 }
 

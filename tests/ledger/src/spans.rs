@@ -60,6 +60,15 @@ pub(crate) fn spans(log: &ClientLog) -> Vec<Span> {
     spans
 }
 
+/// When a client was told to come later.
+pub(crate) fn told_later(log: &ClientLog) -> Vec<Stamp> {
+    let events = log.events.iter();
+    let refused = events.filter(
+        |event| matches!(&event.what, What::Refused { why } if why == "refused: overloaded"),
+    );
+    refused.map(|event| event.at).collect()
+}
+
 impl std::fmt::Display for Span {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let told = if self.told {

@@ -7,39 +7,23 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::places::Places;
 use super::{Client, Order, Pen, Resume};
 use crate::body::{self, Stream};
+use crate::frame::{Frame, HANDSHAKE, upgrade};
 use crate::ledger::What;
 
-/// Longer than a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(15);
 /// A node pings every 5 s; a line that is silent for so long is dead.
 const SILENCE: Duration = Duration::from_secs(20);
 /// A client that acknowledges does so after one message in so many.
 const ACK_ONE_IN: u32 = 3;
-
-/// What a node says; what is not named here is ignored, as by any client.
-#[derive(Deserialize)]
-struct Frame<'a> {
-    r#type: &'a str,
-    id: Option<&'a str>,
-    channel: Option<&'a str>,
-    position: Option<&'a str>,
-    recovered: Option<bool>,
-    code: Option<&'a str>,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-}
 
 /// A connection.
 pub(super) struct Line {
@@ -50,17 +34,11 @@ impl Line {
     /// Fails with what a client can know of a refusal.
     pub(super) async fn connect(public: SocketAddr, query: &str) -> Result<Self, String> {
         let dial = async {
-            let stream = TcpStream::connect(public).await.map_err(Error::Io)?;
-            stream.set_nodelay(true).map_err(Error::Io)?;
-            // Thousands of these share one process: the default buffers are 128 KiB each.
-            let config = WebSocketConfig::default()
-                .read_buffer_size(4 << 10)
-                .write_buffer_size(0);
-            let url = format!("ws://{public}/ws?{query}");
-            client_async_with_config(url, stream, Some(config)).await
+            let stream = TcpStream::connect(public).await?;
+            upgrade(stream, public, query).await
         };
         match timeout(HANDSHAKE, dial).await {
-            Ok(Ok((socket, _))) => Ok(Self { socket }),
+            Ok(Ok(socket)) => Ok(Self { socket }),
             Ok(Err(Error::Http(answer))) => Err(format!("handshake: {}", answer.status())),
             Ok(Err(error)) => Err(format!("handshake: {error}")),
             Err(_) => Err("handshake: no answer".into()),
@@ -162,10 +140,7 @@ enum Heard {
 }
 
 fn hear(frame: &Frame<'_>, client: &Client, places: &mut Places, pen: &Pen) -> Heard {
-    let stream: Stream = match frame.channel {
-        Some(channel) => format!("channel:{channel}").into(),
-        None => client.inbox(),
-    };
+    let stream = frame.stream(client.inbox());
     let position: Option<Box<str>> = frame.position.map(Into::into);
     match frame.r#type {
         "welcome" | "subscribed" => {

@@ -5,43 +5,25 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::mind::{Asks, Mind, lock};
-use crate::body::{self, Stream};
+use crate::body;
 use crate::client::Pen;
+use crate::frame::{Frame, HANDSHAKE, upgrade};
 use crate::ledger::{Asked, What};
 
-/// Longer than a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(15);
 /// A node pings every 5 s; a line that is silent for so long is dead.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long the answer to a close is awaited.
 const GOODBYE: Duration = Duration::from_secs(10);
-
-/// What a node says; what is not named here is ignored, as by any client.
-#[derive(Deserialize)]
-struct Frame<'a> {
-    r#type: &'a str,
-    id: Option<&'a str>,
-    channel: Option<&'a str>,
-    position: Option<&'a str>,
-    recovered: Option<bool>,
-    user: Option<&'a str>,
-    code: Option<&'a str>,
-    after_ms: Option<u64>,
-    ticket: Option<&'a str>,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-}
 
 /// What a connection has to tell its client.
 #[derive(Debug)]
@@ -95,13 +77,7 @@ impl Line {
             let socket = TcpSocket::new_v4()?;
             socket.bind((from, 0).into())?;
             let stream = socket.connect(public).await?;
-            stream.set_nodelay(true)?;
-            // Thousands of these share one process: the default buffers are 128 KiB each.
-            let config = WebSocketConfig::default()
-                .read_buffer_size(4 << 10)
-                .write_buffer_size(0);
-            let url = format!("ws://{public}/ws?{query}");
-            let (mut socket, _) = client_async_with_config(url, stream, Some(config)).await?;
+            let mut socket = upgrade(stream, public, query).await?;
             let first = socket.next().await;
             Ok::<_, Error>((socket, first))
         };
@@ -235,10 +211,7 @@ impl Reader {
                 return None;
             }
         };
-        let stream: Stream = match frame.channel {
-            Some(channel) => format!("channel:{channel}").into(),
-            None => mind.inbox(),
-        };
+        let stream = frame.stream(mind.inbox());
         let position: Option<Box<str>> = frame.position.map(Into::into);
         match frame.r#type {
             "welcome" | "subscribed" => {

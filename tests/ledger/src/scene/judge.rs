@@ -29,21 +29,38 @@ pub(crate) fn pushes(verdict: &mut Verdict, outcome: &Outcome) {
     verdict.nothing("told of a loss", told);
 }
 
-/// How fast clients were welcome: no faster than the budget. What a node was given may be used half a second later, and a
-/// tenth of a second's worth may be used at once; a longer time has no more of that than a short one.
-/// `strict` = the machine has nothing else to do, so that clients are not late in a bunch.
-pub(crate) fn rate(verdict: &mut Verdict, mut welcomes: Vec<Stamp>, budget: u32, strict: bool) {
+/// What a node was given may be used half a second later, and a tenth of a second's worth may be used at once; a longer
+/// time has no more of that than a short one.
+const SLACK: Duration = Duration::from_millis(600);
+
+/// How many handshakes a budget has for a time.
+fn most(budget: u32, time: Duration) -> f64 {
+    f64::from(budget) * (time + SLACK).as_secs_f64()
+}
+
+/// How fast clients were welcome: no faster than the budget. On a machine that does other things clients may be `late` for
+/// their welcomes, in a bunch; where they are not, a second decides too.
+pub(crate) fn rate(verdict: &mut Verdict, mut welcomes: Vec<Stamp>, budget: u32, late: Duration) {
     for seconds in [1, 5] {
-        let most = busiest(&mut welcomes, Duration::from_secs(seconds)) as u64;
-        let budget = u64::from(budget) * seconds;
-        let slack = budget * 6 / 10 / seconds;
+        let time = Duration::from_secs(seconds);
+        let count = busiest(&mut welcomes, time);
         let name = format!("welcomes in the busiest {seconds} s, of the budget");
-        let value = format!("{most} of {budget}");
-        match strict || seconds > 1 {
-            true => verdict.promise(&name, value, most <= budget + slack),
+        let value = format!("{count} of {}", u64::from(budget) * seconds);
+        match late.is_zero() || seconds > 1 {
+            true => verdict.promise(&name, value, count as f64 <= most(budget, time + late)),
             false => verdict.figure(&name, value),
         }
     }
+}
+
+/// However late some are in a bunch: none of those who were welcome since then may be there before the budget has come to it.
+pub(crate) fn in_line(verdict: &mut Verdict, welcomes: &[Stamp], since: Stamp, budget: u32) {
+    let mut welcomes: Vec<Stamp> = welcomes.iter().copied().filter(|at| *at > since).collect();
+    welcomes.sort_unstable();
+    let early = welcomes.iter().zip(1_u32..);
+    let early = early.filter(|(at, nth)| f64::from(*nth) > most(budget, at.after(since)));
+    let name = "welcomes before the budget came to them";
+    verdict.nothing(name, early.count() as u64);
 }
 
 /// The middle one, one in a hundred, and the longest.

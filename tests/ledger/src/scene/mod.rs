@@ -14,8 +14,8 @@ use crate::fleet::{HaProxy, Kept, Node, Redis, Result, Setup};
 use crate::ledger::{ClientLog, Ledger};
 use crate::mover::Ways;
 use crate::publisher::Answers;
-use crate::spans::{Span, spans};
-pub(crate) use judge::{millis, pushes, rate, seconds, three};
+use crate::spans::{Span, spans, told_later};
+pub(crate) use judge::{in_line, millis, pushes, rate, seconds, three};
 pub(crate) use load::Load;
 
 /// More than any stream gets.
@@ -38,6 +38,8 @@ pub(crate) struct Client {
     pub(crate) name: String,
     pub(crate) obeys: bool,
     pub(crate) spans: Vec<Span>,
+    /// When it was refused and told to come later.
+    pub(crate) told_later: Vec<Stamp>,
 }
 
 /// What is known in the end.
@@ -141,6 +143,7 @@ impl Scene {
             name: mover.user,
             obeys: mover.obeys,
             spans: spans(log),
+            told_later: told_later(log),
         });
         let clients = clients.collect();
         let report = check(&Evidence {
