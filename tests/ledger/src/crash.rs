@@ -37,6 +37,7 @@ impl Crash {
                 obeying: clients,
                 stubborn: 0,
                 pushes_per_second: 300,
+                stands_back: true,
                 arrivals_per_second: 250,
             },
             budget: 300,
@@ -53,6 +54,7 @@ impl Crash {
                 obeying: 300,
                 stubborn: 0,
                 pushes_per_second: 100,
+                stands_back: false,
                 arrivals_per_second: 14,
             },
             // So few that the third that is cut cannot be back at once.
@@ -174,6 +176,15 @@ fn judge(outcome: &Outcome, crash: &Crash, blow: Blow) -> Verdict {
         format!("{} x {ratio:.2}", millis(after)),
         ratio < 2.0,
     );
+    let by_second = (0..watched.after(blow.at).as_secs()).map(|second| {
+        let [from, to] = [second, second + 1].map(|at| Stamp(blow.at.0 + at * 1_000_000));
+        format!(
+            "{:.0}",
+            quantile(&mut took(from, to), 0.99).as_secs_f64() * 1e3
+        )
+    });
+    let by_second: Vec<_> = by_second.collect();
+    verdict.figure("  by second, in ms", by_second.join(" "));
     verdict
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -45,9 +46,10 @@ impl Crowd {
         }
     }
 
-    /// Has a client begin: the next of those that the ledger has a log for.
+    /// Has a client begin, on one of those threads: the next of those that the ledger has a log for.
     pub(crate) fn client<F>(
         &mut self,
+        on: &Handle,
         follows: Vec<Stream>,
         run: impl FnOnce(Pen, watch::Receiver<Order>) -> F,
     ) where
@@ -60,16 +62,19 @@ impl Crowd {
         let (order, orders) = watch::channel(Order::Stay);
         self.orders.push(order);
         let pen = Pen::new(self.ledger.clone(), at);
-        self.clients.spawn(run(pen, orders));
+        self.clients.spawn_on(run(pen, orders), on);
     }
 
-    /// Has a producer begin. It ends when it is told to stop.
-    pub(crate) fn producer<F>(&mut self, run: impl FnOnce(Arc<Ledger>, watch::Receiver<bool>) -> F)
-    where
+    /// Has a producer begin, on one of those threads. It ends when it is told to stop.
+    pub(crate) fn producer<F>(
+        &mut self,
+        on: &Handle,
+        run: impl FnOnce(Arc<Ledger>, watch::Receiver<bool>) -> F,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
         let run = run(self.ledger.clone(), self.stop.subscribe());
-        self.producers.spawn(run);
+        self.producers.spawn_on(run, on);
     }
 
     /// Has all clients connect, and once they are there the producers push. Clients use the doors of the first list,
@@ -82,10 +87,11 @@ impl Crowd {
         bound: Duration,
     ) -> Result<Self> {
         let mut crowd = Self::new(ledger);
+        let here = Handle::current();
         let doors = Arc::new(to_clients);
         for client in cast.clients {
             let doors = doors.clone();
-            crowd.client(client.follows(), |pen, orders| {
+            crowd.client(&here, client.follows(), |pen, orders| {
                 client.run(doors, pen, orders)
             });
         }
@@ -95,7 +101,7 @@ impl Crowd {
         let doors = Arc::new(to_producers);
         for producer in cast.producers {
             let doors = doors.clone();
-            crowd.producer(|ledger, stop| producer.run(doors, ledger, stop));
+            crowd.producer(&here, |ledger, stop| producer.run(doors, ledger, stop));
         }
         Ok(crowd)
     }

@@ -12,6 +12,7 @@ mod fleet;
 mod frame;
 mod http;
 mod ledger;
+mod machines;
 mod mixed;
 mod mover;
 mod mutants;

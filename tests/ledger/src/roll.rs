@@ -41,6 +41,7 @@ impl Roll {
                 obeying,
                 stubborn,
                 pushes_per_second: 500,
+                stands_back: false,
                 arrivals_per_second: 150,
             },
             budget: 200,
@@ -63,6 +64,7 @@ impl Roll {
                 stubborn: 50,
                 pushes_per_second: 100,
                 // Twice of what is let in: else the budget would be kept without anybody who keeps it.
+                stands_back: false,
                 arrivals_per_second: 120,
             },
             budget: 60,

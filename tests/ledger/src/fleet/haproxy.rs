@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::process::Process;
 use super::{Node, Result, free_address};
+use crate::machines;
 
 /// The configuration that ships.
 const SHIPPED: &str = include_str!("../../../../deploy/haproxy/haproxy.cfg");
@@ -29,8 +30,8 @@ pub(crate) struct HaProxy {
 }
 
 impl HaProxy {
-    /// Starts one and waits until it sees all nodes.
-    pub(crate) async fn start(folder: &Path, nodes: &[Node]) -> Result<Self> {
+    /// Starts one and waits until it sees all nodes. `stands_back` = it takes what others leave of the cores.
+    pub(crate) async fn start(folder: &Path, nodes: &[Node], stands_back: bool) -> Result<Self> {
         let public = free_address()?;
         let control = folder.join("haproxy.sock");
         let config = folder.join("haproxy.cfg");
@@ -38,10 +39,14 @@ impl HaProxy {
         let mut command = Command::new("haproxy");
         // In the foreground, so that it ends with its handle.
         command.arg("-db").arg("-f").arg(&config);
-        let process =
-            Process::start(&mut command, &folder.join("haproxy.log")).map_err(|error| {
-                format!("{error}; install the package haproxy, as in: sudo apt-get install haproxy")
-            })?;
+        let log = folder.join("haproxy.log");
+        let process = match stands_back {
+            true => machines::standing_back(|| Process::start(&mut command, &log)),
+            false => Process::start(&mut command, &log),
+        };
+        let process = process.map_err(|error| {
+            format!("{error}; install the package haproxy, as in: sudo apt-get install haproxy")
+        })?;
         let mut haproxy = Self {
             public,
             control,

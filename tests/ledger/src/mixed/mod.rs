@@ -71,6 +71,7 @@ async fn under_load(old: &Path, new: &Path, folder: &Path, seed: u64) -> Result<
         obeying: 150,
         stubborn: 30,
         pushes_per_second: 60,
+        stands_back: false,
         arrivals_per_second: 60,
     };
     let nodes = [(OLD, old), (NEW, new)];

@@ -112,6 +112,6 @@ impl Mind {
 }
 
 /// A panic elsewhere does not unmake what is known.
-pub(super) fn lock(mind: &Mutex<Mind>) -> MutexGuard<'_, Mind> {
-    mind.lock().unwrap_or_else(PoisonError::into_inner)
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,20 +11,20 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::body::Stream;
 use crate::client::{Order, Pen};
 use crate::fleet::API_KEY;
-use crate::http::Http;
+use crate::http::{Failure, Http};
 use crate::ledger::What;
 use line::{Line, News, NotOpened};
 use mind::Mind;
 
 /// The first pause before a try is repeated; it doubles, and any part of it is taken.
-const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(8);
 
 /// How the end of a connection is logged that the client gave up for a new one.
@@ -50,7 +50,36 @@ pub(crate) struct Ways {
     /// The balancer.
     pub(crate) public: SocketAddr,
     /// Where the auth service, which each mover is besides, has its tickets from: any node.
-    pub(crate) services: Vec<SocketAddr>,
+    pub(crate) auth: Vec<Auth>,
+}
+
+/// The auth service's connections to a node.
+#[derive(Debug)]
+pub(crate) struct Auth {
+    door: SocketAddr,
+    /// Calls at a time.
+    room: Semaphore,
+    /// Connections that nobody uses: at most as many.
+    kept: Mutex<Vec<Http>>,
+}
+
+impl Auth {
+    pub(crate) fn new(door: SocketAddr) -> Self {
+        Self {
+            door,
+            room: Semaphore::new(16),
+            kept: Mutex::default(),
+        }
+    }
+
+    async fn post(&self, path: &str, body: &str) -> Result<(u16, String), Failure> {
+        let _room = self.room.acquire().await;
+        let kept = mind::lock(&self.kept).pop();
+        let mut http = kept.unwrap_or_else(|| Http::new(self.door, API_KEY));
+        let answer = http.post(path, body).await;
+        mind::lock(&self.kept).push(http);
+        answer
+    }
 }
 
 impl Mover {
@@ -186,13 +215,13 @@ impl End {
 
     /// From any node that answers.
     async fn ticket(&mut self) -> Result<String, String> {
-        let services = self.ways.services.len();
-        let first = self.rng.random_range(0..services);
+        let nodes = self.ways.auth.len();
+        let first = self.rng.random_range(0..nodes);
         let ask = serde_json::json!({"user_id": self.mover.user, "ttl": "60s"}).to_string();
         let mut why = String::new();
-        for at in 0..services {
-            let door = self.ways.services[(first + at) % services];
-            match Http::new(door, API_KEY).post("/v1/tickets", &ask).await {
+        for at in 0..nodes {
+            let auth = &self.ways.auth[(first + at) % nodes];
+            match auth.post("/v1/tickets", &ask).await {
                 Ok((200, body)) => {
                     let body: serde_json::Value =
                         serde_json::from_str(&body).map_err(|error| format!("ticket: {error}"))?;

@@ -29,8 +29,8 @@ pub(crate) fn pushes(verdict: &mut Verdict, outcome: &Outcome) {
     verdict.nothing("told of a loss", told);
 }
 
-/// What a node was given may be used half a second later, and a tenth of a second's worth may be used at once; a longer
-/// time has no more of that than a short one.
+/// A tenth of a second's worth may come at once, a node may hold a fiftieth of a second's, and a handshake goes on for a
+/// while after it got its token; a longer time has no more of that than a short one.
 const SLACK: Duration = Duration::from_millis(600);
 
 /// How many handshakes a budget has for a time.

@@ -27,6 +27,8 @@ pub(crate) struct Load {
     /// Clients that do not.
     pub(crate) stubborn: usize,
     pub(crate) pushes_per_second: u32,
+    /// Whether clients and balancer take only what nodes, Redis and publishers leave of the cores.
+    pub(crate) stands_back: bool,
     /// How many clients come in a second at first.
     pub(crate) arrivals_per_second: u32,
 }

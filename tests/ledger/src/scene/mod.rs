@@ -12,7 +12,8 @@ use crate::clock::Stamp;
 use crate::crowd::Crowd;
 use crate::fleet::{HaProxy, Kept, Node, Redis, Result, Setup};
 use crate::ledger::{ClientLog, Ledger};
-use crate::mover::Ways;
+use crate::machines::Machine;
+use crate::mover::{Auth, Ways};
 use crate::publisher::Answers;
 use crate::spans::{Span, spans, told_later};
 pub(crate) use judge::{in_line, millis, pushes, rate, seconds, three};
@@ -30,6 +31,9 @@ pub(crate) struct Scene {
     pub(crate) crowd: Crowd,
     pub(crate) answers: Arc<Mutex<Answers>>,
     pub(crate) redis: Redis,
+    publishers: Machine,
+    /// The threads of the clients end with the scene.
+    _clients: Machine,
     load: Load,
 }
 
@@ -73,20 +77,26 @@ impl Scene {
         for (name, binary) in names {
             nodes.push(Node::start(binary, folder, name, setup.clone()).await?);
         }
-        let haproxy = HaProxy::start(folder, &nodes).await?;
+        let haproxy = HaProxy::start(folder, &nodes, load.stands_back).await?;
         let ways = Arc::new(Ways {
             public: haproxy.public,
-            services: nodes.iter().map(|node| node.doors.service).collect(),
+            auth: nodes
+                .iter()
+                .map(|node| Auth::new(node.doors.service))
+                .collect(),
         });
         let movers = load.movers();
         let logs = movers
             .iter()
             .map(|mover| ClientLog::new(mover.user.clone(), mover.follows()));
         let ledger = Arc::new(Ledger::new(logs.collect()));
+        let clients = Machine::of_clients(load.stands_back)?;
         let mut crowd = Crowd::new(ledger);
         for mover in movers {
             let ways = ways.clone();
-            crowd.client(mover.follows(), |pen, order| mover.run(ways, pen, order));
+            crowd.client(clients.handle(), mover.follows(), |pen, order| {
+                mover.run(ways, pen, order)
+            });
         }
         Ok(Self {
             nodes,
@@ -94,6 +104,8 @@ impl Scene {
             crowd,
             answers: Arc::default(),
             redis,
+            publishers: Machine::of_publishers()?,
+            _clients: clients,
             load,
         })
     }
@@ -118,8 +130,9 @@ impl Scene {
         let services = Arc::new(services.collect::<Vec<_>>());
         for publisher in self.load.publishers(&self.answers) {
             let services = services.clone();
+            let on = self.publishers.handle();
             self.crowd
-                .producer(|ledger, stop| publisher.run(services, ledger, stop));
+                .producer(on, |ledger, stop| publisher.run(services, ledger, stop));
         }
     }
 
