@@ -12,6 +12,11 @@ impl Stamp {
     pub(crate) fn after(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
+
+    /// The moment that is so much later.
+    pub(crate) fn plus(self, time: Duration) -> Self {
+        Self(self.0 + u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 2))
+    }
 }
 
 impl std::fmt::Display for Stamp {

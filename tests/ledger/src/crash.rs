@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::clock::Stamp;
 use crate::fleet::Result;
-use crate::scene::{Folder, Load, Outcome, Scene, in_line, millis, pushes, rate, seconds};
-use crate::spans::quantile;
+use crate::scene::{Folder, Load, Outcome, Scene, in_line, millis, pushes, rate, seconds, three};
+use crate::spans::{Span, quantile};
 use crate::verdict::Verdict;
 
 /// What is asked for.
@@ -136,7 +136,13 @@ fn judge(outcome: &Outcome, crash: &Crash, blow: Blow) -> Verdict {
     let mut back: Vec<Stamp> = all.filter(|at| *at > blow.at).collect();
     back.sort_unstable();
     in_line(&mut verdict, &back, blow.at, crash.budget);
-    rate(&mut verdict, back.clone(), crash.budget, crash.late);
+    // How late clients come is theirs, on a machine that is busy with them: the line is when the fleet has them come.
+    let returned = || spans().filter(|span| span.welcome > blow.at);
+    let due = returned().map(Span::due).collect();
+    rate(&mut verdict, due, crash.budget, crash.late);
+    let late = returned().filter_map(|span| Some(span.welcome.after(span.slot?)));
+    let mut late: Vec<_> = late.collect();
+    verdict.figure("later than their slots, p50, p99, most", three(&mut late));
     verdict.figure("welcomes by second", by_second(&back, blow.at));
     let took = back
         .last()

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::body::{Key, Stream};
 use crate::clock::{Clock, Stamp};
@@ -87,6 +88,8 @@ pub(crate) enum What {
     Closed { code: Option<u16>, why: String },
     /// A connection could not be had.
     Refused { why: String },
+    /// It is to come again in so long, since there is no room for it before.
+    Later { after: Duration },
     /// Something that the contract does not know.
     Odd { why: String },
 }

@@ -269,6 +269,7 @@ mod tests {
 
     fn span(welcome: u64, end: Option<u64>, code: Option<u16>, told: bool) -> Span {
         Span {
+            slot: None,
             welcome: at(welcome),
             end: end.map(at),
             code,
@@ -339,8 +340,8 @@ mod tests {
             broken(crowd),
             [
                 "welcomes before the budget came to them",
-                "welcomes in the busiest 1 s, of the budget",
-                "welcomes in the busiest 5 s, of the budget"
+                "let in, in the busiest 1 s, of the budget",
+                "let in, in the busiest 5 s, of the budget"
             ]
         );
     }

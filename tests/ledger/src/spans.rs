@@ -19,6 +19,15 @@ pub(crate) struct Span {
     pub(crate) why: String,
     /// Whether it was told to go away.
     pub(crate) told: bool,
+    /// When it was told to come, if it was over the budget before.
+    pub(crate) slot: Option<Stamp>,
+}
+
+impl Span {
+    /// When the fleet had it come: its slot, or its welcome if it had none.
+    pub(crate) fn due(&self) -> Stamp {
+        self.slot.unwrap_or(self.welcome)
+    }
 }
 
 /// A client that went from one connection to the next.
@@ -35,6 +44,7 @@ pub(crate) fn spans(log: &ClientLog) -> Vec<Span> {
     let inbox = log.follows.first();
     let mut spans: Vec<Span> = Vec::new();
     let mut by_connection: HashMap<u32, usize> = HashMap::new();
+    let mut slot = None;
     for event in &log.events {
         let known = by_connection.get(&event.connection).copied();
         match (&event.what, known) {
@@ -46,8 +56,10 @@ pub(crate) fn spans(log: &ClientLog) -> Vec<Span> {
                     code: None,
                     why: String::new(),
                     told: false,
+                    slot: slot.take(),
                 });
             }
+            (What::Later { after }, _) => slot = Some(event.at.plus(*after)),
             (What::GoAway, Some(at)) => spans[at].told = true,
             (What::Closed { code, why }, Some(at)) => {
                 spans[at].end = Some(event.at);
@@ -63,10 +75,8 @@ pub(crate) fn spans(log: &ClientLog) -> Vec<Span> {
 /// When a client was told to come later.
 pub(crate) fn told_later(log: &ClientLog) -> Vec<Stamp> {
     let events = log.events.iter();
-    let refused = events.filter(
-        |event| matches!(&event.what, What::Refused { why } if why == "refused: overloaded"),
-    );
-    refused.map(|event| event.at).collect()
+    let told = events.filter(|event| matches!(event.what, What::Later { .. }));
+    told.map(|event| event.at).collect()
 }
 
 impl std::fmt::Display for Span {
@@ -213,6 +223,22 @@ mod tests {
             ends(spans.iter()).into_keys().collect::<Vec<_>>(),
             ["1006 ", "1012 "]
         );
+    }
+
+    #[test]
+    fn who_was_told_a_slot_was_due_then_however_late_it_came() {
+        let later = |ms| What::Later {
+            after: Duration::from_millis(ms),
+        };
+        let log = log(&[
+            (0, 1, later(50)),
+            (50, 2, later(50)),
+            (150, 3, welcome()),
+            (160, 3, closed(None)),
+            (200, 4, welcome()),
+        ]);
+        let due: Vec<_> = spans(&log).iter().map(Span::due).collect();
+        assert_eq!(due, [at(100), at(200)]);
     }
 
     #[test]

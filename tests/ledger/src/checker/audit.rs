@@ -90,7 +90,7 @@ impl<'a> Audit<'a> {
                     }
                 }
                 What::Message { .. } => self.message(log, event, &mut follows),
-                What::GoAway => {}
+                What::GoAway | What::Later { .. } => {}
                 What::Again => self.report.again += 1,
                 What::Closed { code, why } => {
                     self.report.connections += 1;

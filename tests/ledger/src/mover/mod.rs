@@ -182,6 +182,9 @@ impl End {
                     return Some(line);
                 }
                 Err(NotOpened::Told { code, after }) => {
+                    if let ("overloaded", Some(after)) = (&*code, after) {
+                        pen.write(What::Later { after });
+                    }
                     pen.write(What::Refused {
                         why: format!("refused: {code}"),
                     });

@@ -38,13 +38,13 @@ fn most(budget: u32, time: Duration) -> f64 {
     f64::from(budget) * (time + SLACK).as_secs_f64()
 }
 
-/// How fast clients were welcome: no faster than the budget. On a machine that does other things clients may be `late` for
+/// How fast clients were let in: no faster than the budget. On a machine that does other things clients may be `late` for
 /// their welcomes, in a bunch; where they are not, a second decides too.
-pub(crate) fn rate(verdict: &mut Verdict, mut welcomes: Vec<Stamp>, budget: u32, late: Duration) {
+pub(crate) fn rate(verdict: &mut Verdict, mut entries: Vec<Stamp>, budget: u32, late: Duration) {
     for seconds in [1, 5] {
         let time = Duration::from_secs(seconds);
-        let count = busiest(&mut welcomes, time);
-        let name = format!("welcomes in the busiest {seconds} s, of the budget");
+        let count = busiest(&mut entries, time);
+        let name = format!("let in, in the busiest {seconds} s, of the budget");
         let value = format!("{count} of {}", u64::from(budget) * seconds);
         match late.is_zero() || seconds > 1 {
             true => verdict.promise(&name, value, count as f64 <= most(budget, time + late)),

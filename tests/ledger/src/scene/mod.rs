@@ -67,6 +67,8 @@ impl Scene {
         more: String,
     ) -> Result<Self> {
         let redis = Redis::start(folder, "redis").await?;
+        // It is not killed here, so nothing hangs on how soon it writes to the disk; and this is what most have.
+        redis.command("CONFIG SET appendfsync everysec").await?;
         let setup = Setup {
             redis: Some(redis.port),
             kept: KEPT,
