@@ -56,10 +56,15 @@ async fn a_node_that_stood_still_for_seconds_has_saved_no_tokens_up() {
     let redis = RedisServer::start().await;
     let (frozen, awake) = (node(&redis, "frozen").await, node(&redis, "awake").await);
     let ticket = async || awake.node.ticket(json!({"user_id": "42"})).await;
-    // Where handshakes keep coming a node leases a few tokens ahead.
+    // Where handshakes keep coming a node leases a few tokens ahead. At half of the rate: who is told a slot takes from what
+    // there is later.
+    let pause = Duration::from_secs(2) / RATE;
     let mut ahead = 0;
     until("it holds some", async || {
-        let_in(&frozen.node, &ticket().await).await;
+        for _ in 0..5 {
+            let_in(&frozen.node, &ticket().await).await;
+            tokio::time::sleep(pause).await;
+        }
         ahead = held(&frozen.node).await;
         ahead > 0
     })
@@ -76,10 +81,10 @@ async fn a_node_that_stood_still_for_seconds_has_saved_no_tokens_up() {
     }
     let waiting = tickets.iter().map(|ticket| let_in(&frozen.node, ticket));
     let thawing = async {
-        // The other one goes on meanwhile, at half of the rate: who is told a slot takes from what there is later.
+        // The other one goes on meanwhile.
         while stood.elapsed() < FROZEN {
             let_in(&awake.node, &ticket().await).await;
-            tokio::time::sleep(Duration::from_secs(2) / RATE).await;
+            tokio::time::sleep(pause).await;
         }
         let thawed = Instant::now();
         frozen.signal(Signal::CONT);

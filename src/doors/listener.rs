@@ -1,16 +1,22 @@
 //! Serves an axum router on a socket, HTTP/1.1 and HTTP/2 with prior knowledge or by ALPN, until told to stop.
 
-use std::sync::Arc;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::TlsStream;
+use tower::ServiceExt as _;
 
 use super::secure;
 use crate::tls::{ClientNames, DoorTls};
@@ -25,10 +31,12 @@ const TLS_HANDSHAKES_MAX: usize = 1024;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long calls in flight may take after the stop.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long those who are on the way in at the stop have to say what they want.
+const LAST_ARRIVALS: Duration = Duration::from_secs(1);
 
-/// Serves a door until `stop`; then no connection is accepted, HTTP/2 clients get GOAWAY, and calls in flight finish, within a
-/// bound. Its inputs: a connection; a finished TLS handshake; the end of a connection; the stop. All connections end with the
-/// future.
+/// Serves a door until `stop`; then who waits to be accepted still is, HTTP/2 clients get GOAWAY, and calls in flight finish,
+/// within a bound. Its inputs: a connection; a finished TLS handshake; the end of a connection; the stop. All connections end
+/// with the future.
 pub async fn serve(
     door: &'static str,
     socket: TcpListener,
@@ -67,9 +75,40 @@ pub async fn serve(
             }
         }
     }
-    drop(socket);
+    let until = Instant::now() + LAST_ARRIVALS;
+    for stream in backlog(socket) {
+        match &tls {
+            None => serving.begin(stream, None),
+            Some(tls) => {
+                handshakes.spawn(handshake(door, tls.clone(), stream));
+            }
+        }
+    }
+    while let Ok(Some(done)) = timeout_at(until, handshakes.join_next()).await {
+        if let Ok(Some(stream)) = done {
+            serving.begin_tls(stream);
+        }
+    }
     handshakes.shutdown().await;
-    serving.finish().await;
+    serving.finish(until).await;
+}
+
+/// Whom the kernel has accepted for us, since closing the socket resets them; the socket is closed.
+fn backlog(socket: TcpListener) -> Vec<TcpStream> {
+    let mut waiting = Vec::new();
+    // Asked directly: the runtime may not know yet of who came last.
+    let Ok(socket) = socket.into_std() else {
+        return waiting;
+    };
+    // Whatever the error: nobody more can be had.
+    while let Ok((stream, _)) = socket.accept() {
+        let stream = stream.set_nonblocking(true).map(|()| stream);
+        if let Ok(stream) = stream.and_then(TcpStream::from_std) {
+            let _ = stream.set_nodelay(true);
+            waiting.push(stream);
+        }
+    }
+    waiting
 }
 
 /// The connections of a door.
@@ -79,10 +118,14 @@ struct Serving {
     http: Builder<TokioExecutor>,
     graceful: GracefulShutdown,
     connections: JoinSet<()>,
+    /// Each connection holds one until its first request is there.
+    unasked: mpsc::Sender<Infallible>,
+    all_asked: mpsc::Receiver<Infallible>,
 }
 
 impl Serving {
     fn new(door: &'static str, routes: axum::Router) -> Self {
+        let (unasked, all_asked) = mpsc::channel(1);
         let mut http = Builder::new(TokioExecutor::new());
         http.http1()
             .timer(TokioTimer::new())
@@ -97,6 +140,8 @@ impl Serving {
             http,
             graceful: GracefulShutdown::new(),
             connections: JoinSet::new(),
+            unasked,
+            all_asked,
         }
     }
 
@@ -116,6 +161,13 @@ impl Serving {
             Some(names) => self.routes.clone().layer(axum::Extension(names)),
             None => self.routes.clone(),
         };
+        let unasked = Arc::new(Mutex::new(Some(self.unasked.clone())));
+        let routes = routes.map_request(move |request: Request<Incoming>| {
+            let mut unasked = unasked.lock().unwrap_or_else(PoisonError::into_inner);
+            unasked.take();
+            drop(unasked);
+            request
+        });
         let service = TowerToHyperService::new(routes);
         let connection = self
             .http
@@ -129,8 +181,11 @@ impl Serving {
         });
     }
 
-    /// Tells all connections to end with the calls that are in flight, and waits, within a bound.
-    async fn finish(self) {
+    /// Tells all connections to end with the calls that are in flight, and waits, within a bound. Who came just now has until
+    /// then to ask: told before that, a connection ends without an answer.
+    async fn finish(mut self, until: Instant) {
+        drop(self.unasked);
+        let _ = timeout_at(until, self.all_asked.recv()).await;
         let finished = tokio::time::timeout(FINISH_TIMEOUT, self.graceful.shutdown()).await;
         if finished.is_err() {
             let door = self.door;
@@ -155,4 +210,36 @@ async fn handshake(
         Err(_) => tls.failed("timeout"),
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_to_be_accepted_at_the_stop_is_answered_and_not_reset() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = socket.local_addr().expect("bound");
+        let mut waiting = Vec::new();
+        for _ in 0..30 {
+            let mut stream = TcpStream::connect(at).await.expect("connected");
+            let asks = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+            stream.write_all(asks).await.expect("sent");
+            waiting.push(stream);
+        }
+        // One that never asks holds up nobody for long.
+        let _silent = TcpStream::connect(at).await.expect("connected");
+        let routes = axum::Router::new().route("/", get(async || "here"));
+        let stopped = std::future::ready(());
+        serve("test", socket, routes, None, stopped).await;
+        for mut stream in waiting {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("no reset");
+            assert!(answer.ends_with("here"), "{answer:?}");
+        }
+        assert!(TcpStream::connect(at).await.is_err());
+    }
 }

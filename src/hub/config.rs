@@ -321,3 +321,16 @@ fn by_name(listed: &[Namespace]) -> HashMap<Box<str>, Rules> {
     let named = listed.iter();
     named.map(|n| (n.name.as_str().into(), rules(n))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_no_heartbeats_has_ten_minutes_whatever_is_configured() {
+        let configured: HeartbeatConfig =
+            serde_json::from_str(r#"{"interval": "20s"}"#).expect("valid");
+        assert_eq!(configured.interval, Duration::from_secs(20));
+        assert_eq!(configured.silent_max, Duration::from_secs(10 * 60));
+    }
+}
