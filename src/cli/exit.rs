@@ -1,4 +1,5 @@
 use std::io::Write as _;
+use std::time::Duration;
 
 /// Why a command failed: its exit code and what the person reads.
 #[derive(Debug)]
@@ -51,13 +52,19 @@ pub(super) fn say(line: &str) -> Result<(), Failure> {
         })
 }
 
+/// How long threads that still read a file may take once a command is done.
+const LAST_THREADS: Duration = Duration::from_secs(1);
+
 /// The runtime of a command.
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|e| Failure::failed(format!("no runtime: {e}")))?
-        .block_on(future)
+        .map_err(|e| Failure::failed(format!("no runtime: {e}")))?;
+    let result = runtime.block_on(future);
+    // A read of a disk that hangs must not keep the process.
+    runtime.shutdown_timeout(LAST_THREADS);
+    result
 }
 
 /// Rows of cells, the first one of titles, as lines in columns.

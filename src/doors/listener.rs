@@ -76,9 +76,10 @@ pub async fn serve(
         }
     }
     let until = Instant::now() + LAST_ARRIVALS;
-    for stream in backlog(socket) {
+    for stream in backlog(socket, until) {
         match &tls {
             None => serving.begin(stream, None),
+            Some(tls) if handshakes.len() >= TLS_HANDSHAKES_MAX => tls.failed("full"),
             Some(tls) => {
                 handshakes.spawn(handshake(door, tls.clone(), stream));
             }
@@ -93,22 +94,39 @@ pub async fn serve(
     serving.finish(until).await;
 }
 
-/// Whom the kernel has accepted for us, since closing the socket resets them; the socket is closed.
-fn backlog(socket: TcpListener) -> Vec<TcpStream> {
+/// Whom the kernel has accepted for us, since closing the socket resets them; the socket is closed. Those who go on coming
+/// have until then.
+fn backlog(socket: TcpListener, until: Instant) -> Vec<TcpStream> {
     let mut waiting = Vec::new();
     // Asked directly: the runtime may not know yet of who came last.
     let Ok(socket) = socket.into_std() else {
         return waiting;
     };
-    // Whatever the error: nobody more can be had.
-    while let Ok((stream, _)) = socket.accept() {
-        let stream = stream.set_nonblocking(true).map(|()| stream);
+    while Instant::now() < until {
+        let stream = match socket.accept() {
+            Ok((stream, _)) => stream.set_nonblocking(true).map(|()| stream),
+            // An error of one that is gone already.
+            Err(error) if is_of_one(&error) => continue,
+            // Nobody waits, or there are no descriptors for who does.
+            Err(_) => break,
+        };
         if let Ok(stream) = stream.and_then(TcpStream::from_std) {
             let _ = stream.set_nodelay(true);
             waiting.push(stream);
         }
     }
     waiting
+}
+
+/// Whether an accept failed for what befell the connection that would have come (accept(2)); the next may succeed.
+fn is_of_one(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{
+        ConnectionAborted, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted | HostUnreachable | Interrupted | NetworkDown | NetworkUnreachable
+    )
 }
 
 /// The connections of a door.
@@ -182,7 +200,7 @@ impl Serving {
     }
 
     /// Tells all connections to end with the calls that are in flight, and waits, within a bound. Who came just now has until
-    /// then to ask: told before that, a connection ends without an answer.
+    /// then to ask, its TLS handshake included: told before that, a connection ends without an answer.
     async fn finish(mut self, until: Instant) {
         drop(self.unasked);
         let _ = timeout_at(until, self.all_asked.recv()).await;

@@ -1,6 +1,7 @@
 //! A new configuration for a node that runs: checked and built as a whole, then taken up, or nothing of it is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Node;
 use crate::backplane::BackplaneKind;
@@ -10,6 +11,9 @@ use crate::doors::service::{ApiKeys, LiveKeys};
 use crate::hub::Namespaces;
 use crate::tickets::JwtVerifier;
 use crate::tls::{Certificates, Found};
+
+/// How long the files of all certificates may take to be read.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What of a node a reload changes, but for the hub, and by which configuration it runs.
 pub(super) struct Live {
@@ -93,9 +97,20 @@ impl Node {
 impl Live {
     async fn look_at_certificates(&self) -> Result<Found, String> {
         let certificates = self.certificates.clone();
-        // A file on a disk that hangs must not hold up who else runs on this thread.
+        // A file on a disk that hangs must hold up neither who else runs on this thread nor a signal to leave.
         let looking = tokio::task::spawn_blocking(move || certificates.look());
-        looking.await.unwrap_or_else(|e| Err(e.to_string()))
+        let looked = tokio::time::timeout(LOOK_TIMEOUT, looking).await;
+        let looked = looked.map_err(|_| {
+            "the files of the certificates could not be read within 10 s; is their disk there?"
+                .to_owned()
+        })?;
+        looked
+            .unwrap_or_else(|e| Err(e.to_string()))
+            .map_err(|problem| {
+                format!(
+                    "{problem} (by the paths that the node was started with; others take a restart)"
+                )
+            })
     }
 
     fn build(&self, config: Config) -> Result<Built, String> {

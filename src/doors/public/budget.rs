@@ -131,6 +131,11 @@ async fn over_budget(
                 return Err(proof::not_good());
             }
             let slot = pacing.mark(hash(text), has).await?;
+            if claim.opening.again {
+                // It may be redeemed more than once, so its slot is what only one has.
+                pacing.use_up(hash(text)).await?;
+                return redeem(door, arrival, claim, ends(slot)).await;
+            }
             // It keeps its slot until it is used, which it can be once: a redemption that fails may be tried again.
             let grant = redeem(door, arrival, claim, ends(slot)).await?;
             if let Err(problem) = pacing.slots.take_mark(hash(text)).await {
@@ -168,6 +173,11 @@ impl Pacing {
     async fn take(&self, proof: TicketHash) -> Result<(), Refusal> {
         let has = self.slot_of(proof).await?;
         self.mark(proof, has).await?;
+        self.use_up(proof).await
+    }
+
+    /// Takes a slot that is due.
+    async fn use_up(&self, proof: TicketHash) -> Result<(), Refusal> {
         match self.slots.take_mark(proof).await.map_err(away)? {
             true => Ok(()),
             // Another handshake with the same proof has it.

@@ -73,8 +73,10 @@ pub(super) async fn answer(
             let Some(permit) = permit else {
                 return refusal.response();
             };
+            // It counts as on the way in, or a drain would cut it off before it is told.
+            let arriving = arrival.shard.hub.admission.arrive();
             spawn_local(async move {
-                let _permit = permit;
+                let _held = (permit, arriving);
                 let _ = tokio::time::timeout(TOLD_TIMEOUT, tell(upgrade, refusal)).await;
             });
             switching(&accept, subprotocol)

@@ -16,7 +16,8 @@ use crate::backplane::{Budget, LeaseError, Leased, Pace, Wanted};
 use crate::hub::LiveLimits;
 use crate::telemetry::BudgetMetrics;
 
-/// How long a handshake waits for a lease: for the one that is under way when it comes, and for its own.
+/// How long a handshake waits for a lease, once for a token and once for a slot: for the one that is under way when it
+/// comes, and for its own.
 const PATIENCE: Duration = Duration::from_millis(2_200);
 /// How long the backplane has to answer to one. A slow one makes handshakes slow; told to come later, clients that were
 /// asked to move would be without a connection.
@@ -246,7 +247,7 @@ impl Gate {
         };
         self.metrics.failed(reason);
         if away && !self.without.swap(true, Ordering::Relaxed) {
-            tracing::warn!(%problem, "there is no budget for the fleet's handshakes; each node's own holds");
+            tracing::warn!(%problem, "there is no budget for the fleet's handshakes, so each node's own handshakes_per_second is all that holds; if Redis is there, may this login use the key?");
         }
         tracing::debug!(%problem, reason, "no part of the fleet's handshake budget");
         for answer in tokens {
