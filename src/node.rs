@@ -1,18 +1,20 @@
 //! A node: builds, binds, runs, reloads and drains. The one place that knows all rooms.
 
+mod bind;
+mod leave;
+mod links;
 mod reload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::backplane::redis::Redis;
-use crate::backplane::{Backplane, BackplaneKind, Budget, Leases, Memory, Streams};
+use self::bind::{bind, bind_public};
+use self::links::Links;
 use crate::config::{Config, Mode};
 use crate::doors::config::DEVELOPMENT_KEY;
 use crate::doors::public::{Pacing, Playground, Public};
@@ -23,26 +25,11 @@ use crate::hub::{Hub, HubParts, Intake, LiveLimits, Namespaces, ShardThreads};
 use crate::model::{NodeId, Secret};
 use crate::sources;
 use crate::telemetry::Metrics;
-use crate::tickets::{
-    JwtVerifier, MemoryResume, MemoryTickets, RedisResume, RedisTickets, ResumeStore,
-    ResumeTickets, SlotStore, TicketStore, Tickets,
-};
+use crate::tickets::{JwtVerifier, ResumeTickets, Tickets};
 use crate::tls::Certificates;
-
-/// Connections that may wait to be accepted, per socket.
-const BACKLOG: i32 = 4096;
 
 /// How long a start waits for the cluster's own secret.
 const START_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long calls in flight have once the node was told to leave now.
-const HURRIED_CALLS: Duration = Duration::from_secs(1);
-
-/// How long those who take events from streams have to confirm them when the node leaves.
-const LAST_EVENTS: Duration = Duration::from_secs(2);
-
-/// How long the node's end waits for its discovery to know.
-const DISCOVERY: Duration = Duration::from_secs(1);
 
 /// What a node bound.
 #[derive(Debug, Clone, Copy)]
@@ -55,57 +42,6 @@ pub struct Addresses {
     pub admin: SocketAddr,
     /// Probes alone.
     pub probe: Option<SocketAddr>,
-}
-
-/// What a node is linked by, and what is kept there.
-struct Links {
-    backplane: Arc<dyn Backplane>,
-    streams: Arc<dyn Streams>,
-    leases: Arc<dyn Leases>,
-    budget: Arc<dyn Budget>,
-    store: Arc<dyn TicketStore>,
-    slots: Arc<dyn SlotStore>,
-    resume: Arc<dyn ResumeStore>,
-    redis: Option<Arc<Redis>>,
-}
-
-impl Links {
-    fn new(config: &Config, intake: &Intake, metrics: &Metrics) -> Result<Self, String> {
-        let arrivals = intake.delivery.clone();
-        Ok(match config.backplane.kind {
-            BackplaneKind::Memory => {
-                let memory = Arc::new(Memory::new(arrivals));
-                let tickets = Arc::new(MemoryTickets::new(config.tickets.max_pending));
-                Self {
-                    backplane: memory.clone(),
-                    streams: memory.clone(),
-                    leases: memory.clone(),
-                    budget: memory,
-                    store: tickets.clone(),
-                    slots: tickets,
-                    resume: Arc::new(MemoryResume::new(config.tickets.max_pending)),
-                    redis: None,
-                }
-            }
-            BackplaneKind::Redis => {
-                let links = metrics.backplane.clone();
-                let keeps = config.keeps();
-                let (place, run) = (&config.backplane, intake.incarnation);
-                let redis = Arc::new(Redis::new(place, run, keeps, links, arrivals)?);
-                let tickets = Arc::new(RedisTickets::new(redis.clone(), metrics.clone()));
-                Self {
-                    backplane: redis.clone(),
-                    streams: redis.clone(),
-                    leases: redis.clone(),
-                    budget: redis.clone(),
-                    store: tickets.clone(),
-                    slots: tickets,
-                    resume: Arc::new(RedisResume::new(redis.clone())),
-                    redis: Some(redis),
-                }
-            }
-        })
-    }
 }
 
 /// A running node.
@@ -338,79 +274,6 @@ impl Node {
     pub fn asked_to_leave(&self) -> impl Future<Output = ()> + use<> {
         self.drain.asked()
     }
-
-    /// Leaves: readiness goes red; all doors accept for `deregister_delay`; listeners close and calls in flight finish;
-    /// over `spread` the sessions are told to go elsewhere; who has not gone `grace` later is closed with 1012, as is
-    /// everyone where no other node could take them. Without sessions it leaves at once. When `now` comes, sessions are
-    /// closed at once and calls in flight have 1 s.
-    pub async fn leave(mut self, now: impl Future<Output = ()>) {
-        self.drain.begin();
-        tokio::pin!(now);
-        // Nobody is sent here any more before the doors close, also where there is nobody to wait for.
-        let waited = async {
-            let out = tokio::time::timeout(DISCOVERY, self.discovery.join_next());
-            let _ = tokio::join!(out, self.drain.deregister());
-        };
-        let mut hurried = tokio::select! {
-            () = waited => false,
-            () = &mut now => true,
-        };
-        self.hub.router.stop_accepting().await;
-        self.health.enter(Phase::Closing);
-        self.stop_sources.send_replace(true);
-        if !hurried {
-            tokio::select! {
-                () = self.drain.empty() => {}
-                () = &mut now => hurried = true,
-            }
-        }
-        self.hub.router.close_all().await;
-        let hurry = async {
-            if !hurried {
-                now.await;
-            }
-            tokio::time::sleep(HURRIED_CALLS).await;
-        };
-        // Close frames get a moment to be answered, while calls in flight finish.
-        let goodbyes = self.drain.until_empty(Duration::from_secs(1));
-        tokio::join!(finish(self.service, hurry), goodbyes);
-        if !hurried {
-            confirm_taken(&mut self.streams).await;
-        }
-        self.streams.shutdown().await;
-        self.hub.router.end().await;
-        let shards = self.shards;
-        let _ = tokio::task::spawn_blocking(move || shards.join()).await;
-        self.tasks.shutdown().await;
-        self.discovery.shutdown().await;
-        let incarnation = self.hub.lease_name();
-        let released = self.links.leases.release(incarnation);
-        // A backplane that is away lets the lease lapse.
-        let _ = tokio::time::timeout(Duration::from_secs(1), released).await;
-        self.links.backplane.close().await;
-        self.stop_admin.send_replace(true);
-        for admin in self.admins {
-            let _ = admin.await;
-        }
-        tracing::info!("left");
-    }
-}
-
-/// Waits for those who take events from streams. What they cannot confirm in time another node takes.
-async fn confirm_taken(streams: &mut JoinSet<()>) {
-    let ended = async { while streams.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(LAST_EVENTS, ended).await;
-}
-
-/// Waits for a door's end, and ends it at `most`, calls in flight included.
-async fn finish(mut door: JoinHandle<()>, most: impl Future<Output = ()>) {
-    tokio::select! {
-        _ = &mut door => {}
-        () = most => {
-            door.abort();
-            let _ = door.await;
-        }
-    }
 }
 
 /// The door's part in the fleet's handshake budget, and the task that leases for it.
@@ -491,62 +354,4 @@ fn node_id(configured: Option<&str>) -> NodeId {
             format!("{host}-{:04x}", rand::random::<u16>()).into()
         }
     })
-}
-
-fn taken(door: &str, address: SocketAddr, error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => format!(
-            "[{door}] listen: {address} is taken by another process; stop it, or choose another port (port 0 = a free one)"
-        ),
-        std::io::ErrorKind::AddrNotAvailable => {
-            format!(
-                "[{door}] listen: this machine has no address {}",
-                address.ip()
-            )
-        }
-        std::io::ErrorKind::PermissionDenied => {
-            format!("[{door}] listen: {address} needs a privilege; choose a port above 1023")
-        }
-        _ => format!("[{door}] listen: {address}: {error}"),
-    }
-}
-
-async fn bind(door: &str, address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|e| taken(door, address, &e))
-}
-
-/// One listening socket per shard on one port. It is bound once without `SO_REUSEPORT` first, so that a port that is
-/// taken is still an error.
-fn bind_public(
-    address: SocketAddr,
-    shards: usize,
-) -> Result<(SocketAddr, Vec<std::net::TcpListener>), String> {
-    let open = |address: SocketAddr, reuse_port: bool| -> std::io::Result<Socket> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(reuse_port)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        Ok(socket)
-    };
-    let error = |e: std::io::Error| taken("public", address, &e);
-    let first = open(address, false).map_err(error)?;
-    // With SO_REUSEADDR alone, only listening shows that another process listens.
-    first.listen(1).map_err(error)?;
-    let bound = first.local_addr().map_err(error)?;
-    let bound = bound.as_socket().unwrap_or(address);
-    drop(first);
-    let mut sockets = Vec::with_capacity(shards);
-    for _ in 0..shards {
-        let socket = open(bound, true).map_err(error)?;
-        socket.listen(BACKLOG).map_err(error)?;
-        sockets.push(socket.into());
-    }
-    Ok((bound, sockets))
 }
