@@ -142,11 +142,11 @@ async fn no_ticket_is_in_its_log(kind: Kind) {
         let upgraded = status("101") + status("\"DownstreamStatus\":0,");
         // The proxy may have found out in between that there is no node.
         let failed = ["502", "503", "504"].map(status).iter().sum::<usize>();
-        upgraded > 0 && status("401") > 0 && failed > 1
+        // A port or a time may have these digits too.
+        log.lines().count() > 3 && upgraded > 0 && status("401") > 0 && failed > 1
     })
     .await;
     let log = proxy.log();
-    assert!(log.lines().count() > 3);
     assert!(!log.contains(&used), "{log}");
     assert!(!log.contains(&unknown), "{log}");
     assert!(!log.contains("ticket="), "{log}");
